@@ -1,0 +1,1 @@
+"""torc-spool: a filesystem-spooled batch tool. The directory is the state."""

@@ -1,0 +1,164 @@
+"""Every name in a spool, both ways, and nothing else: no file is touched here.
+
+What is not a valid name is never made and never listed as a job. `docs/spool-format.md` has the grammar.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import NamedTuple
+
+from torc_spool.errors import BadName
+from torc_spool.model import MAX_PRIORITY, Needs
+
+MAX_NAME_BYTES = 255
+SLUG_LENGTH = 80
+ANY_SCHEDULER = "any"
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_JOB = re.compile(
+    r"(?P<rank>[0-9]{6})(?:\.(?P<key>[0-9a-z]{1,32}))?"
+    r"-(?P<id>[0-9]{9})\.(?P<attempt>[1-9][0-9]{0,8})"
+    r"-c(?P<c>[0-9]{1,6})g(?P<g>[0-9]{1,6})n(?P<n>[0-9]{1,6})m(?P<m>[0-9]{1,12})t(?P<t>[0-9]{1,12})"
+    r"-(?P<slug>[A-Za-z0-9_][A-Za-z0-9._-]{0,79})"
+    r"(?:~(?P<cause>[0-9]{9})\.(?P<cause_attempt>[1-9][0-9]{0,8}))?"
+    r"\.json"
+)
+_ID = re.compile(r"[0-9]{6}(?:\.[0-9a-z]{1,32})?-([0-9]{9})\.([1-9][0-9]{0,8})-.*\.json")
+_WORKFLOW = re.compile(r"([1-9][0-9]{0,8})-([A-Za-z0-9_][A-Za-z0-9._-]{0,79})")
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._]*(?:-[A-Za-z0-9._]+)*"
+_RUNNER = re.compile(rf"{_PART}-[0-9]+-[0-9a-f]{{8}}")
+_TAKEN = re.compile(rf"({_PART}-[0-9]+-[0-9a-f]{{8}})~({_PART}-[0-9]+-[0-9a-f]{{8}})")
+_REQUEST = re.compile(r"cancel-([0-9]{9})\.([1-9][0-9]{0,8})|stop-(.+)")
+
+
+class Cause(NamedTuple):
+    """The job and its attempt because of which a job was canceled."""
+
+    id: int
+    attempt: int
+
+
+class JobName(NamedTuple):
+    """What the name of a job's file says."""
+
+    rank: int
+    id: int
+    attempt: int
+    needs: Needs
+    slug: str
+    key: str | None = None  # orders jobs of one rank before their ids do
+    cause: Cause | None = None
+
+    @property
+    def priority(self) -> int:
+        return MAX_PRIORITY - self.rank
+
+    def __str__(self) -> str:
+        key = f".{self.key}" if self.key else ""
+        c, g, n, m, t = self.needs
+        cause = f"~{self.cause.id:09d}.{self.cause.attempt}" if self.cause else ""
+        return (
+            f"{self.rank:06d}{key}-{self.id:09d}.{self.attempt}-c{c}g{g}n{n}m{m}t{t}-{self.slug}{cause}.json"
+        )
+
+
+def job_name(
+    *, priority: int, id: int, needs: Needs, name: str, attempt: int = 1, key: str | None = None
+) -> JobName:
+    """The file name of a job as it is submitted."""
+    return JobName(MAX_PRIORITY - priority, id, attempt, needs, slugify(name), key)
+
+
+def parse_job(name: str) -> JobName:
+    """What a file name says; raises BadName for any name that is not exactly one of ours."""
+    match = _JOB.fullmatch(name)
+    if match is None or len(name) > MAX_NAME_BYTES:
+        raise BadName(f"{name!r} is not the name of a job's file")
+    rank, key, id_, attempt, c, g, n, m, t, slug, cause, cause_attempt = match.groups()
+    return JobName(
+        int(rank),
+        int(id_),
+        int(attempt),
+        Needs(int(c), int(g), int(n), int(m), int(t)),
+        slug,
+        key,
+        Cause(int(cause), int(cause_attempt)) if cause else None,
+    )
+
+
+def job_id(name: str) -> tuple[int, int] | None:
+    """The id and the attempt in a file name, or None for a name that is not one of ours: a cheap parse."""
+    match = _ID.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def slugify(name: str, limit: int = SLUG_LENGTH) -> str:
+    """A name made safe for a file name: never empty, no leading dot or dash, only ``[A-Za-z0-9._-]``."""
+    slug = _UNSAFE.sub("_", name)[:limit]
+    if not slug or not (slug[0].isalnum() or slug[0] == "_"):
+        slug = ("_" + slug)[:limit]
+    return slug
+
+
+def scheduler_directory(scheduler: str | None) -> str:
+    """The directory below ``ready/`` of a scheduler's jobs; ``any`` for a job that is bound to none."""
+    return ANY_SCHEDULER if scheduler is None else slugify(scheduler)
+
+
+def workflow_directory(workflow_id: int, name: str) -> str:
+    return f"{workflow_id}-{slugify(name)}"
+
+
+def parse_workflow(directory: str) -> tuple[int, str] | None:
+    """The id and slug of a workflow's directory, or None for any other name."""
+    match = _WORKFLOW.fullmatch(directory)
+    return (int(match[1]), match[2]) if match else None
+
+
+def new_runner_name(host: str, pid: int) -> str:
+    """A name that is never used again: the host, the process and 32 random bits."""
+    return f"{slugify(host, 100).rstrip('-') or 'host'}-{pid}-{secrets.token_hex(4)}"
+
+
+def is_runner(name: str) -> bool:
+    return _RUNNER.fullmatch(name) is not None
+
+
+def taken_directory(taker: str, owner: str) -> str:
+    """The name of a dead runner's directory in the hands of the one who takes its work back."""
+    return f"{taker}~{owner}"
+
+
+def owners(directory: str) -> tuple[str, str] | None:
+    """(who holds it, whose it was) for a directory below pending/ or running/; None for a foreign name."""
+    match = _TAKEN.fullmatch(directory)
+    if match:
+        return match[1], match[2]
+    return (directory, directory) if is_runner(directory) else None
+
+
+class Request(NamedTuple):
+    """A wish in ``requests/``: cancel one attempt of a job, or stop a runner."""
+
+    job: Cause | None = None
+    runner: str | None = None
+
+    def __str__(self) -> str:
+        return f"cancel-{self.job.id:09d}.{self.job.attempt}" if self.job else f"stop-{self.runner}"
+
+
+def parse_request(name: str) -> Request | None:
+    match = _REQUEST.fullmatch(name)
+    if match is None:
+        return None
+    if match[3] is not None:
+        return Request(runner=match[3]) if is_runner(match[3]) else None
+    return Request(job=Cause(int(match[1]), int(match[2])))
+
+
+def output_names(workflow_id: int, job: JobName) -> tuple[str, str]:
+    """File names for an attempt's stdout and stderr: unique to the attempt, so no orphan writes into the next."""
+    stem = f"{workflow_id}-{job.id:09d}.{job.attempt}-{job.slug}"
+    return stem + ".out", stem + ".err"
