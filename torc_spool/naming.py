@@ -59,16 +59,12 @@ class JobName(NamedTuple):
         key = f".{self.key}" if self.key else ""
         c, g, n, m, t = self.needs
         cause = f"~{self.cause.id:09d}.{self.cause.attempt}" if self.cause else ""
-        return (
-            f"{self.rank:06d}{key}-{self.id:09d}.{self.attempt}-c{c}g{g}n{n}m{m}t{t}-{self.slug}{cause}.json"
-        )
+        return f"{self.rank:06d}{key}-{self.id:09d}.{self.attempt}-c{c}g{g}n{n}m{m}t{t}-{self.slug}{cause}.json"
 
 
-def job_name(
-    *, priority: int, id: int, needs: Needs, name: str, attempt: int = 1, key: str | None = None
-) -> JobName:
+def job_name(*, priority: int, job: int, needs: Needs, name: str, attempt: int = 1, key: str | None = None) -> JobName:
     """The file name of a job as it is submitted."""
-    return JobName(MAX_PRIORITY - priority, id, attempt, needs, slugify(name), key)
+    return JobName(MAX_PRIORITY - priority, job, attempt, needs, slugify(name), key)
 
 
 def parse_job(name: str) -> JobName:

@@ -1,0 +1,135 @@
+"""Commands that change: cancel, hold, release, retry, set-priority, stop, recover, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from torc_spool import changes
+from torc_spool.changes import Changed
+from torc_spool.errors import EXIT_OK, EXIT_USAGE, UsageError
+
+from .common import JOBS, WORKFLOW, CommonCommand, State, clean, say, show_json, show_table
+
+_SHOWN = 20
+
+
+def _tell(state: State, changed: Sequence[Changed], *, named: bool) -> int:
+    """Show what was changed. A job that was named and could not be changed makes it a failure."""
+    if state.json:
+        show_json([change._asdict() for change in changed])
+    else:
+        told = [change for change in changed if change.done or named]
+        for change in told[:_SHOWN]:
+            click.echo(f"{clean(change.name)}: {change.what}")
+        if len(told) > _SHOWN:
+            click.echo(f"... and {len(told) - _SHOWN} more")
+        if not any(change.done for change in changed):
+            say("nothing was changed")
+    return EXIT_USAGE if named and not all(change.done for change in changed) else EXIT_OK
+
+
+@click.command(cls=CommonCommand)
+@WORKFLOW
+@JOBS
+@click.pass_obj
+def cancel(state: State, workflow_id: int, jobs: tuple[str, ...]) -> int:
+    """Cancel jobs, by name or id; all that have not ended when none is named."""
+    store = state.spool().open_to_change(workflow_id)
+    changes.recover(store)
+    return _tell(state, changes.cancel(store, jobs), named=bool(jobs))
+
+
+@click.command(cls=CommonCommand)
+@WORKFLOW
+@JOBS
+@click.pass_obj
+def hold(state: State, workflow_id: int, jobs: tuple[str, ...]) -> int:
+    """Park waiting jobs until `release`; all of them when none is named."""
+    return _tell(state, changes.hold(state.spool().open_to_change(workflow_id), jobs), named=bool(jobs))
+
+
+@click.command(cls=CommonCommand)
+@WORKFLOW
+@JOBS
+@click.pass_obj
+def release(state: State, workflow_id: int, jobs: tuple[str, ...]) -> int:
+    """Let held jobs go; all of them when none is named."""
+    return _tell(state, changes.release(state.spool().open_to_change(workflow_id), jobs), named=bool(jobs))
+
+
+@click.command(cls=CommonCommand)
+@WORKFLOW
+@JOBS
+@click.option("--failed", is_flag=True, help="All that failed or were terminated; the same as naming none.")
+@click.pass_obj
+def retry(state: State, workflow_id: int, jobs: tuple[str, ...], failed: bool) -> int:
+    """Run jobs again, as a new attempt. Jobs that were canceled because of them come back too."""
+    if failed and jobs:
+        raise UsageError("name jobs, or pass --failed, not both")
+    store = state.spool().open_to_change(workflow_id)
+    return _tell(state, changes.retry(store, jobs), named=bool(jobs))
+
+
+@click.command("set-priority", cls=CommonCommand)
+@WORKFLOW
+@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+@click.argument("priority", metavar="N", type=int)
+@click.pass_obj
+def set_priority(state: State, workflow_id: int, jobs: tuple[str, ...], priority: int) -> int:
+    """Give waiting jobs another priority, 0 to 999999; higher is claimed first."""
+    return _tell(state, changes.set_priority(state.spool().open_to_change(workflow_id), jobs, priority), named=True)
+
+
+@click.command(cls=CommonCommand)
+@WORKFLOW
+@click.argument("runner", metavar="RUNNER")
+@click.pass_obj
+def stop(state: State, workflow_id: int, runner: str) -> None:
+    """Ask a runner, on any host, to finish what it runs and end. The beginning of its name will do."""
+    name = changes.stop_runner(state.spool().open_to_change(workflow_id), runner)
+    if state.json:
+        show_json({"runner": name, "asked": True})
+    else:
+        click.echo(f"runner {name} is asked to stop")
+
+
+@click.command(cls=CommonCommand)
+@WORKFLOW
+@click.option("--dead", "said_dead", multiple=True, metavar="RUNNER", help="This runner is dead: you know it.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@click.pass_obj
+def recover(state: State, workflow_id: int, said_dead: tuple[str, ...], dry_run: bool) -> None:
+    """Take back the work of runners that are known to be dead."""
+    spool = state.spool()
+    store = spool.open(workflow_id) if dry_run else spool.open_to_change(workflow_id)
+    steps, owners = changes.recover(store, said_dead=said_dead, dry_run=dry_run)
+    if state.json:
+        show_json(
+            {
+                "dry_run": dry_run,
+                "runners": [{"name": owner.name, "evidence": owner.evidence} for owner in owners],
+                "jobs": [step._asdict() for step in steps],
+            }
+        )
+        return
+    for owner in owners:
+        click.echo(f"runner {owner.name} is dead: {clean(owner.evidence)}")
+    if steps:
+        show_table(("job", "action", "file"), [(step.job, step.action, step.filename) for step in steps])
+    if not owners:
+        say("no runner is known to be dead")
+
+
+@click.command(cls=CommonCommand)
+@WORKFLOW
+@click.option("--force", is_flag=True, help="Even while runners may live; they are fenced, and kill what they run.")
+@click.pass_obj
+def delete(state: State, workflow_id: int, force: bool) -> None:
+    """Remove a workflow with its results and its output. Its id is not used again."""
+    state.spool().delete(workflow_id, force=force)
+    if state.json:
+        show_json({"id": workflow_id, "deleted": True})
+    else:
+        click.echo(f"workflow {workflow_id} is deleted")

@@ -1,0 +1,77 @@
+"""`torc-spool logs`: a job's output, also while it runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import BinaryIO
+
+import click
+
+from torc_spool import changes, report
+from torc_spool.errors import NotFound, StorageError
+from torc_spool.model import OUTCOMES
+from torc_spool.store import Store
+
+from .common import WORKFLOW, CommonCommand, State, show_json
+
+_POLL_S = 0.2
+
+
+@click.command(cls=CommonCommand)
+@WORKFLOW
+@click.argument("job", metavar="JOB")
+@click.option("--attempt", type=click.IntRange(min=1), help="Which attempt. Default: the last that was started.")
+@click.option("--follow", "-F", is_flag=True, help="Go on until the job ends.")
+@click.pass_obj
+def logs(state: State, workflow_id: int, job: str, attempt: int | None, follow: bool) -> None:
+    """Show a job's stdout on stdout and its stderr on stderr."""
+    store = state.spool().open(workflow_id)
+    row = _started(store, job, attempt, wait=follow)
+    if state.json:
+        show_json({"id": row["id"], "name": row["name"], "stdout": row["stdout"], "stderr": row["stderr"]})
+        return
+    streams: list[tuple[BinaryIO, BinaryIO]] = []
+    for path, target in ((row["stdout"], sys.stdout.buffer), (row["stderr"], sys.stderr.buffer)):
+        try:
+            streams.append((open(path, "rb"), target))  # noqa: SIM115  closed at the end of the process
+        except FileNotFoundError:
+            continue  # deleted since, or not made
+        except OSError as error:
+            raise StorageError("open", path, error.errno) from error
+    while True:
+        ended = not follow or _has_ended(store, row["id"], row["attempt"])
+        for source, target in streams:
+            _copy(source, target)
+        if ended:
+            return
+        time.sleep(_POLL_S)
+
+
+def _started(store: Store, job: str, attempt: int | None, *, wait: bool) -> report.Row:
+    """The attempt whose output is asked for: a row with its paths."""
+    record = changes.find_jobs(store, [job])[0]
+    while True:
+        row = report.job(store, record)
+        rows = [entry for entry in row["attempts"] if entry["stdout"]]
+        if attempt is not None and attempt != row["attempt"]:
+            rows = [entry for entry in rows if entry["attempt"] == attempt]
+            if not rows:
+                raise NotFound(f"job {record.name} has no output of an attempt {attempt}")
+            return {**row, **rows[-1]}
+        if row["stdout"]:
+            return row
+        if not wait:
+            raise NotFound(f"job {record.name} has no output: it is {row['status']} and was never started")
+        time.sleep(_POLL_S)
+
+
+def _has_ended(store: Store, job: int, attempt: int) -> bool:
+    place = store.locate(job)
+    return place is None or place.status in OUTCOMES or place.name.attempt > attempt
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> None:
+    while chunk := source.read(1 << 16):
+        target.write(chunk)
+    target.flush()

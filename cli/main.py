@@ -1,0 +1,114 @@
+"""The entry points, and the one place where errors become text and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from torc_spool.errors import EXIT_STOPPED, EXIT_USAGE, TorcSpoolError
+
+from .common import State, common_options
+
+# Loaded when it is called: a command line of few imports starts in a fraction of the time.
+COMMANDS = {
+    "submit": ("submit", "submit"),
+    "run": ("run", "run"),
+    "preview": ("run", "preview"),
+    "status": ("show", "status"),
+    "workflows": ("show", "workflows"),
+    "jobs": ("show", "jobs"),
+    "results": ("show", "results"),
+    "logs": ("logs", "logs"),
+    "wait": ("wait", "wait"),
+    "cancel": ("change", "cancel"),
+    "hold": ("change", "hold"),
+    "release": ("change", "release"),
+    "retry": ("change", "retry"),
+    "set-priority": ("change", "set_priority"),
+    "stop": ("change", "stop"),
+    "recover": ("change", "recover"),
+    "delete": ("change", "delete"),
+}
+
+
+class LazyGroup(click.Group):
+    """Lists all commands, imports the one that is called."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name]
+        command = getattr(importlib.import_module(f".{module}", __package__), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(error.message + hint, context) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="torc-spool")
+@common_options
+@click.pass_context
+def cli(context: click.Context, /, **options: Any) -> None:
+    """Run many commands, with unlike needs, on one machine or many: the queue is a directory.
+
+    Exit codes: 0 all is well (for `run` and `wait`: every job completed); 1 jobs failed, were canceled or terminated;
+    2 bad usage or bad input; 3 jobs are left that this runner may not or cannot run; 4 stopped with work left.
+    """
+    context.obj = State(**options)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`torc-spool`."""
+    sys.exit(_call(sys.argv[1:] if arguments is None else arguments))
+
+
+def job_runner() -> None:
+    """`torc-spool-job-runner ID …` and `torc-spool-slurm-job-runner ID …`: `run` under the names of Torc's runners."""
+    sys.exit(_call(["run", *sys.argv[1:]]))
+
+
+def _call(arguments: list[str]) -> int:
+    try:
+        code = cli.main(arguments, prog_name="torc-spool", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return EXIT_STOPPED
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except TorcSpoolError as error:
+        if os.environ.get("TORC_SPOOL_DEBUG"):
+            raise
+        print(f"torc-spool: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    except BrokenPipeError:
+        # whoever read our output has seen enough; keep the interpreter from flushing into the closed pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if os.environ.get("TORC_SPOOL_DEBUG"):
+            raise
+        print(f"torc-spool: {error.strerror}: {error.filename or 'an open file'}", file=sys.stderr)
+        return EXIT_USAGE
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,262 @@
+"""`torc-spool run` and `torc-spool preview`: runners, and what one would claim."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from torc_spool import capacity, report
+from torc_spool import spec as specs
+from torc_spool.capacity import Capacity
+from torc_spool.errors import UsageError
+from torc_spool.runner import Options, Result, Runner
+from torc_spool.select import Free, Offer
+from torc_spool.served import serve_directories
+
+from .common import WORKFLOW, CommonCommand, State, clean, say, show_json
+from .submit import publish, read_spec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SHOWN = 20
+_QUIET_S = 10.0
+
+
+def runner_options(function: F) -> F:
+    """What a runner has and may claim."""
+    options = [
+        click.option("--num-cpus", type=click.IntRange(min=1), help="Cpus to give. Default: what this node gives."),
+        click.option("--memory-gb", type=click.FloatRange(min=0, min_open=True), help="Memory to give, in GiB."),
+        click.option("--num-gpus", type=click.IntRange(min=0), help="GPUs to give, the first ones."),
+        click.option("--num-nodes", type=click.IntRange(min=1), help="Nodes of that size.  [default: 1]"),
+        click.option(
+            "-p",
+            "--max-parallel-jobs",
+            type=click.IntRange(min=1),
+            help="Run so many jobs at a time and ignore resources.",
+        ),
+        click.option(
+            "--scheduler",
+            "--scheduler-config-id",
+            metavar="NAME|N",
+            help="Also claim jobs bound to this scheduler: its name, or its number in the spec from 1.",
+        ),
+        click.option("--any-scheduler", is_flag=True, help="Claim jobs of all schedulers."),
+        click.option("--time-limit", metavar="DURATION", help="End after so long, such as PT2H."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _capacity(num_cpus: int | None, memory_gb: float | None, num_gpus: int | None, num_nodes: int | None) -> Capacity:
+    return capacity.override(
+        capacity.detect(), num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes
+    )
+
+
+def _time_limit(text: str | None) -> int | None:
+    return None if text is None else specs.parse_duration(text)
+
+
+@click.command(cls=CommonCommand)
+@click.argument("spec_or_id", metavar="[SPEC_OR_ID]", required=False)
+@runner_options
+@click.option("--output-dir", metavar="DIR", help="Where stdout and stderr of the jobs go.")
+@click.option("--wait-for-new-jobs", type=click.FloatRange(min=0), metavar="SECONDS", default=0.0)
+@click.option("--no-limit-resources", is_flag=True, help="Do not end jobs that exceed their stated needs.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="From SIGTERM to SIGKILL, for a job that has to end.",
+)
+@click.pass_obj
+def run(
+    state: State,
+    spec_or_id: str | None,
+    num_cpus: int | None,
+    memory_gb: float | None,
+    num_gpus: int | None,
+    num_nodes: int | None,
+    max_parallel_jobs: int | None,
+    scheduler: str | None,
+    any_scheduler: bool,
+    time_limit: str | None,
+    output_dir: str | None,
+    wait_for_new_jobs: float,
+    no_limit_resources: bool,
+    grace: float,
+) -> int:
+    """Run a workflow: a spec is submitted first. Without one, run every workflow of the spool.
+
+    The first SIGINT or SIGTERM gives jobs their notice, the second ends them at once.
+
+    Exit codes: 0 every job completed; 1 finished with jobs failed, canceled or terminated; 2 bad usage or bad input;
+    3 jobs are left that this runner may not or cannot run; 4 stopped by a signal or the end of its time.
+    """
+    options = Options(
+        capacity=_capacity(num_cpus, memory_gb, num_gpus, num_nodes),
+        max_parallel_jobs=max_parallel_jobs,
+        scheduler=scheduler,
+        any_scheduler=any_scheduler,
+        time_limit_s=_time_limit(time_limit),
+        grace_s=grace,
+        limit_resources=not no_limit_resources,
+        output_dir=output_dir,
+        wait_for_new_jobs_s=wait_for_new_jobs,
+    )
+    spool = state.spool()
+    workflow_id = None
+    if spec_or_id is not None and spec_or_id.isdigit():
+        workflow_id = int(spec_or_id)
+    elif spec_or_id is not None:
+        parsed, verbatim = read_spec(spec_or_id)
+        workflow_id = publish(spool, parsed, verbatim, output_dir)
+        say(f"workflow {workflow_id}")
+    view = _bar(spool.open(workflow_id).workflow.num_jobs) if workflow_id and sys.stderr.isatty() else _Lines()
+    runner = Runner(spool, options, workflow_id=workflow_id, tell=view.tell, progress=view.progress)
+    with view:
+        result = runner.run()
+    _tell_end(state, workflow_id, result)
+    return result.exit_code
+
+
+def _tell_end(state: State, workflow_id: int | None, result: Result) -> None:
+    for line in result.set_aside[:_SHOWN]:
+        say(f"set aside: {line}")
+    for number, left in result.left[:_SHOWN]:
+        where = "" if workflow_id else f"workflow {number}: "
+        say(f"left: {where}job {left.name} {left.reason}")
+    if len(result.left) > _SHOWN:
+        say(f"... and {len(result.left) - _SHOWN} jobs more are left")
+    done = ", ".join(f"{count} {outcome}" for outcome, count in result.recorded.items())
+    say(f"this runner recorded: {done or 'nothing'}")
+    if state.json:
+        show_json(
+            {
+                "exit_code": result.exit_code,
+                "workflow_id": workflow_id,
+                "recorded": {str(outcome): count for outcome, count in result.recorded.items()},
+                "left": [
+                    {"workflow_id": number, "id": left.id, "name": left.name, "reason": left.reason}
+                    for number, left in result.left
+                ],
+                "set_aside": result.set_aside,
+            }
+        )
+
+
+class _Lines:
+    """Plain lines: what happens, and now and then the counts."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._last: dict[str, int] = {}
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def tell(self, line: str) -> None:
+        say(line)
+
+    def progress(self, runner: Runner) -> None:
+        now = time.monotonic()
+        if now - self._said < _QUIET_S:
+            return
+        self._said = now
+        counts = dict(runner.counts())
+        if counts != self._last:
+            self._last = counts
+            say(", ".join(f"{count} {what}" for what, count in counts.items()))
+
+
+class _Bar(_Lines):
+    """A bar with counts, on a terminal."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[counts]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("", total=total, counts="")
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def tell(self, line: str) -> None:
+        self._bar.console.print(clean(line), markup=False, highlight=False)
+
+    def progress(self, runner: Runner) -> None:
+        now = time.monotonic()
+        if now - self._said < 0.1 and runner.executions:
+            return
+        self._said = now
+        counts = dict(runner.counts())
+        done = sum(count for what, count in counts.items() if what != "running")
+        text = ", ".join(f"{count} {what}" for what, count in counts.items())
+        self._bar.update(self._task, completed=done, counts=text)
+
+
+def _bar(total: int) -> _Lines:
+    return _Bar(total)
+
+
+@click.command(cls=CommonCommand)
+@WORKFLOW
+@runner_options
+@click.option("--limit", type=click.IntRange(min=0), help="Claim at most so many jobs.")
+@click.pass_obj
+def preview(
+    state: State,
+    workflow_id: int,
+    num_cpus: int | None,
+    memory_gb: float | None,
+    num_gpus: int | None,
+    num_nodes: int | None,
+    max_parallel_jobs: int | None,
+    scheduler: str | None,
+    any_scheduler: bool,
+    time_limit: str | None,
+    limit: int | None,
+) -> None:
+    """Show what an idle runner with these options would claim now, and why it would skip each other ready job."""
+    if max_parallel_jobs is not None and limit is not None:
+        raise UsageError("--limit goes with resources; with --max-parallel-jobs that is the limit")
+    has = _capacity(num_cpus, memory_gb, num_gpus, num_nodes)
+    offer = Offer.idle(
+        Free(has.num_cpus, has.memory_mib, len(has.gpus)),
+        has.num_nodes,
+        seconds_left=None if max_parallel_jobs is not None else _time_limit(time_limit),
+        slots=limit if max_parallel_jobs is None else max_parallel_jobs,
+        ignore_resources=max_parallel_jobs is not None,
+    )
+    store = state.spool().open(workflow_id)
+    row = report.preview(store, serve_directories(store, scheduler, any_scheduler), offer)
+    if state.json:
+        show_json(row)
+        return
+    for name in row["claimed"]:
+        click.echo(f"claim  {clean(name)}")
+    for skipped in row["skipped"]:
+        click.echo(f"skip   {clean(skipped['name'])}: {clean(skipped['reason'])}")

@@ -1,0 +1,161 @@
+"""Commands that show: status, workflows list, jobs list, jobs show, results list."""
+
+from __future__ import annotations
+
+import click
+
+from torc_spool import changes, report
+from torc_spool.model import Status
+
+from .common import WORKFLOW, CommonCommand, CommonGroup, State, clean, show_fields, show_json, show_table
+
+
+@click.command(cls=CommonCommand)
+@WORKFLOW
+@click.pass_obj
+def status(state: State, workflow_id: int) -> None:
+    """Show how a workflow stands: jobs by state, and its runners."""
+    row = report.status(state.spool().open(workflow_id))
+    if state.json:
+        show_json(row)
+        return
+    counts = ", ".join(f"{count} {name}" for name, count in row["jobs"].items() if count)
+    aside = f", {row['set_aside']} set aside" if row["set_aside"] else ""
+    done = "finished" if row["finished"] else "not finished"
+    click.echo(f"workflow {row['id']} {clean(row['name'])}: {done}; {row['total']} jobs: {counts or 'none'}{aside}")
+    living = [runner for runner in row["runners"] if runner["state"] != "ended"]
+    for runner in living:
+        age = runner["heartbeat_age_s"]
+        beat = f", heartbeat {age:.0f} s ago" if age is not None else ""
+        evidence = f" ({clean(runner['evidence'])})" if runner["evidence"] else ""
+        click.echo(f"runner {runner['name']}: {runner['state']}{evidence}{beat}")
+    if not living and not row["finished"]:
+        click.echo(f"no runner is at work; start one with: torc-spool run {row['id']}")
+
+
+@click.group(cls=CommonGroup)
+def workflows() -> None:
+    """The workflows of a spool."""
+
+
+@workflows.command("list")
+@click.pass_obj
+def workflows_list(state: State) -> None:
+    """List all workflows of the spool."""
+    rows = report.workflows(state.spool())
+    if state.json:
+        show_json(rows)
+        return
+    show_table(
+        ("id", "name", "total", "waiting", "running", "completed", "unsuccessful", "finished"),
+        [_workflow_cells(row) for row in rows],
+    )
+
+
+def _workflow_cells(row: report.Row) -> tuple[object, ...]:
+    if "error" in row:
+        return (row["id"], row["name"], row["error"], "", "", "", "", "")
+    jobs_in = row["jobs"]
+    return (
+        row["id"],
+        row["name"],
+        row["total"],
+        jobs_in["blocked"] + jobs_in["ready"] + jobs_in["held"],
+        jobs_in["pending"] + jobs_in["running"],
+        jobs_in["completed"],
+        jobs_in["failed"] + jobs_in["canceled"] + jobs_in["terminated"],
+        "yes" if row["finished"] else "no",
+    )
+
+
+@click.group(cls=CommonGroup)
+def jobs() -> None:
+    """The jobs of a workflow."""
+
+
+@jobs.command("list")
+@WORKFLOW
+@click.option(
+    "-s",
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice([*(str(each) for each in Status), "set_aside"]),
+    help="Only jobs in this state; may be given several times.",
+)
+@click.option("-n", "--name", "names", multiple=True, help="Only jobs with this name; * and ? stand for anything.")
+@click.pass_obj
+def jobs_list(state: State, workflow_id: int, statuses: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """List jobs in order of id."""
+    rows = report.jobs(state.spool().open(workflow_id), statuses=statuses, names=names)
+    if state.json:
+        show_json(rows)
+        return
+    show_table(
+        ("id", "name", "status", "priority", "scheduler", "attempt", "return_code", "exec_s", "reason"),
+        [
+            (
+                row["id"],
+                row["name"],
+                row["status"],
+                row["priority"],
+                row["scheduler"],
+                row["attempt"],
+                row["return_code"],
+                None if row["exec_s"] is None else f"{row['exec_s']:.2f}",
+                row["reason"],
+            )
+            for row in rows
+        ],
+    )
+
+
+@jobs.command("show")
+@WORKFLOW
+@click.argument("job", metavar="JOB")
+@click.pass_obj
+def jobs_show(state: State, workflow_id: int, job: str) -> None:
+    """Show everything about one job, by its name or id."""
+    store = state.spool().open(workflow_id)
+    row = report.job(store, changes.find_jobs(store, [job])[0])
+    if state.json:
+        show_json(row)
+        return
+    show_fields(row, skip=["attempts"])
+    for attempt in row["attempts"]:
+        outcome = attempt["outcome"] or "lost"
+        click.echo(f"attempt {attempt['attempt']}: {outcome}, return code {clean(attempt['return_code'])}")
+        show_fields({f"  {key}": value for key, value in attempt.items() if value is not None and key != "attempt"})
+
+
+@click.group(cls=CommonGroup)
+def results() -> None:
+    """The results of a workflow's jobs."""
+
+
+@results.command("list")
+@WORKFLOW
+@click.pass_obj
+def results_list(state: State, workflow_id: int) -> None:
+    """List every recorded attempt, in order of job and attempt."""
+    rows = report.results(state.spool().open(workflow_id))
+    if state.json:
+        show_json(rows)
+        return
+    show_table(
+        ("id", "name", "attempt", "outcome", "return_code", "exec_s", "peak_memory", "runner", "reason"),
+        [
+            (
+                row["id"],
+                row["name"],
+                row["attempt"],
+                row["outcome"] or "lost",
+                row["return_code"],
+                None if row["exec_s"] is None else f"{row['exec_s']:.2f}",
+                report.memory_text(row["peak_memory_bytes"]),
+                row["runner"],
+                row["reason"],
+            )
+            for row in rows
+        ],
+    )

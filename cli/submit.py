@@ -1,0 +1,117 @@
+"""`torc-spool submit`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from torc_spool import spec as specs
+from torc_spool.errors import SpecError, UsageError
+from torc_spool.model import Resources, WorkflowSpec
+from torc_spool.spool import Spool
+from torc_spool.submission import Verbatim
+
+from .common import CommonCommand, State, show_json
+
+_SHOW_PROGRESS_FROM = 5000
+
+
+@click.command(cls=CommonCommand)
+@click.argument("spec", metavar="[SPEC]", required=False)
+@click.option("--commands", metavar="FILE", help="A file with a command a line, or - for stdin, in place of a spec.")
+@click.option("--name", help="With --commands: the workflow's name.  [default: commands]")
+@click.option("--num-cpus", type=int, help="With --commands: cpus of each job.  [default: 1]")
+@click.option("--num-gpus", type=int, help="With --commands: gpus of each job.  [default: 0]")
+@click.option("--num-nodes", type=int, help="With --commands: nodes of each job.  [default: 1]")
+@click.option("--memory", metavar="SIZE", help="With --commands: memory of each job, such as 512m or 4g.")
+@click.option("--runtime", metavar="DURATION", help="With --commands: runtime of each job, such as PT30M.")
+@click.option("--priority", type=int, help="With --commands: priority of each job, 0 to 999999.  [default: 0]")
+@click.option("--output-dir", metavar="DIR", help="Where stdout and stderr of the jobs go. Default: in the spool.")
+@click.pass_obj
+def submit(state: State, /, spec: str | None, commands: str | None, output_dir: str | None, **each: Any) -> None:
+    """Submit a workflow: a YAML or JSON file, or - for stdin. Prints its id, alone."""
+    if (spec is None) == (commands is None):
+        raise UsageError("give either a spec or --commands FILE")
+    if commands is not None:
+        parsed, verbatim = _from_commands(commands, **each)
+    else:
+        assert spec is not None
+        given = sorted(f"--{name.replace('_', '-')}" for name, value in each.items() if value is not None)
+        if given:
+            raise UsageError(f"{', '.join(given)}: only with --commands; in a spec each job says it itself")
+        parsed, verbatim = read_spec(spec)
+    workflow_id = publish(state.spool(), parsed, verbatim, output_dir)
+    if state.json:
+        show_json({"id": workflow_id, "name": parsed.name, "jobs": len(parsed.jobs)})
+    else:
+        click.echo(workflow_id)
+
+
+def read_spec(path: str) -> tuple[WorkflowSpec, Verbatim]:
+    """A validated spec and its bytes. Raises SpecError."""
+    parsed, data = specs.load(path)
+    is_json = path.endswith(".json") or data.lstrip()[:1] == b"{"
+    return parsed, Verbatim(data, "spec.json" if is_json else "spec.yaml")
+
+
+def publish(spool: Spool, parsed: WorkflowSpec, verbatim: Verbatim, output_dir: str | None) -> int:
+    with _progress(len(parsed.jobs)) as progress:
+        return spool.submit(parsed, verbatim, output_dir=output_dir, progress=progress)
+
+
+def _from_commands(
+    path: str,
+    *,
+    name: str | None,
+    num_cpus: int | None,
+    num_gpus: int | None,
+    num_nodes: int | None,
+    memory: str | None,
+    runtime: str | None,
+    priority: int | None,
+) -> tuple[WorkflowSpec, Verbatim]:
+    source = "stdin" if path == "-" else path
+    data = _read_commands(path)
+    try:
+        lines = data.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise SpecError(f"is not UTF-8 at byte {error.start}", source=source) from error
+    resources = Resources(
+        num_cpus=1 if num_cpus is None else num_cpus,
+        num_gpus=num_gpus or 0,
+        num_nodes=1 if num_nodes is None else num_nodes,
+        memory_bytes=None if memory is None else specs.parse_memory(memory),
+        runtime_s=None if runtime is None else specs.parse_duration(runtime),
+    )
+    parsed = specs.from_commands(
+        lines, name=name or "commands", resources=resources, priority=priority or 0, source=source
+    )
+    return parsed, Verbatim(data, "commands.txt")
+
+
+def _read_commands(path: str) -> bytes:
+    if path == "-":
+        return sys.stdin.buffer.read()
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", source=path) from error
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
+    """A bar on a terminal, for a submit that takes a while."""
+    if total < _SHOW_PROGRESS_FROM or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("submitting", total=total)
+        yield lambda count: bar.update(task, completed=count)

@@ -1,0 +1,190 @@
+"""A process that owns jobs: a runner, or a command that takes work into its own hands.
+
+Its directories are made once, at its birth. When they are gone, others hold its work: it is fenced, and records
+nothing more.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from torc_spool import fsops, naming, processes
+from torc_spool.errors import Fenced, StorageError
+from torc_spool.model import Attempt, Job, RunnerEnd, RunnerRecord, Status
+from torc_spool.naming import JobName
+from torc_spool.select import Entry
+from torc_spool.store import Content, Place, Store, encode, with_attempt
+
+HEARTBEAT_S = 60.0
+LEASE_S = 240.0  # a heartbeat, a minute of NFS staleness, and as much again for a slow node
+
+
+def user_name() -> str:
+    """Who runs this process, by name where it has one."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def identity(name: str, **what: Any) -> RunnerRecord:
+    """The record by which others can tell whether this process lives."""
+    pid = os.getpid()
+    return RunnerRecord(
+        name=name,
+        host=processes.host_name(),
+        pid=pid,
+        pid_start=processes.start_time(pid) or "",
+        boot_id=processes.boot_id(),
+        pid_namespace=processes.pid_namespace(),
+        lease_s=LEASE_S,
+        started=time.time(),
+        user=user_name(),
+        **what,
+    )
+
+
+class Actor:
+    """An owner of `pending/<name>` and `running/<name>` in one workflow. Make one with `born`."""
+
+    def __init__(self, store: Store, record: RunnerRecord, journal: int) -> None:
+        self.store, self.record, self.name = store, record, record.name
+        self.pending = store.layout.owned(Status.PENDING, record.name)
+        self.running = store.layout.owned(Status.RUNNING, record.name)
+        self.directory = store.layout.runner(record.name)
+        self._heartbeat = f"{self.directory}/heartbeat"
+        self._journal = journal
+
+    @classmethod
+    def born(cls, store: Store, record: RunnerRecord) -> Actor:
+        """Make the owner's directories (b1 to b5). Raises StorageError."""
+        directory = store.layout.runner(record.name)
+        mode = store.directory_mode
+        if not fsops.make_directory(directory, mode):
+            raise StorageError("make directory", directory, None)
+        fsops.replace(directory, "runner.json", encode(record), store.file_mode)
+        fsops.create(f"{directory}/heartbeat", b"", store.file_mode)
+        journal = fsops.open_append(f"{directory}/journal", store.file_mode)
+        fsops.make_directory(store.layout.owned(Status.RUNNING, record.name), mode)
+        fsops.make_directory(store.layout.owned(Status.PENDING, record.name), mode)
+        return cls(store, record, journal)
+
+    # -- the life of a job ----------------------------------------------------------------------------------
+
+    def claim(self, entry: Entry) -> bool:
+        """c1: True when the job is this owner's now. False proves nothing yet: ask `not_claimed`."""
+        source = f"{self.store.layout.ready}/{entry.directory}/{entry.name}"
+        return fsops.rename(source, f"{self.pending}/{entry.name}")
+
+    def not_claimed(self, entries: list[Entry]) -> set[Entry]:
+        """Which of these claims were lost, by a fresh listing of one's own directory. Raises Fenced."""
+        own = set(self._own(self.pending))
+        return {entry for entry in entries if entry.name not in own}
+
+    def load(self, filename: str, job_id: int, status: Status = Status.PENDING) -> Content | None:
+        """t1: the content of a job of one's own. Raises DamagedFile."""
+        return self.store.read_job(f"{self._owned(status)}/{filename}", job_id)
+
+    def start(self, filename: str, name: JobName, content: Content) -> tuple[str, JobName] | None:
+        """t2: pending to running, with a higher attempt where the file already holds this one's result.
+
+        None when the file is gone: somebody moved it by hand. Raises Fenced.
+        """
+        recorded = content.job.attempts[-1].attempt if content.job.attempts else 0
+        if recorded >= name.attempt:
+            name = name._replace(attempt=recorded + 1)
+        if name.cause is not None:
+            name = name._replace(cause=None)
+        target = str(name)
+        if fsops.rename(f"{self.pending}/{filename}", f"{self.running}/{target}"):
+            return target, name
+        return (target, name) if target in self._own(self.running) else None
+
+    def record_result(self, filename: str, content: Content, attempt: Attempt) -> bool:
+        """f1, f2: the result is in the file. False when the file is gone by hand. Raises Fenced, StorageError."""
+        if fsops.replace(self.running, filename, with_attempt(content, attempt), self.store.file_mode):
+            return True
+        return filename in self._own(self.running)
+
+    def record_lost(self, place: Place, content: Content, attempt: Attempt) -> bool:
+        """f1, f2 for a job of one's own that did not run here. Raises StorageError."""
+        return fsops.replace(
+            self._owned(place.status), place.filename, with_attempt(content, attempt), self.store.file_mode
+        )
+
+    def show(self, filename: str, outcome: Status, status: Status = Status.RUNNING) -> bool:
+        """f3: the outcome is shown. False when the file is gone by hand. Raises Fenced."""
+        source, target = f"{self._owned(status)}/{filename}", f"{self.store.layout.outcome(outcome)}/{filename}"
+        if fsops.rename(source, target):
+            return True
+        self._own(self._owned(status))
+        return filename in fsops.names(self.store.layout.outcome(outcome))
+
+    def give(self, filename: str, name: JobName, job: Job, status: Status) -> bool:
+        """Back to ready, as the next attempt."""
+        target = str(name._replace(attempt=name.attempt + 1, cause=None))
+        ready = self.store.layout.ready_for(job.scheduler)
+        return fsops.rename(f"{self._owned(status)}/{filename}", f"{ready}/{target}")
+
+    def own_places(self) -> list[Place]:
+        """What this owner holds, by a fresh listing."""
+        return [place for place in self.store.held_by_owners() if place.detail == self.name]
+
+    # -- the life of the owner ------------------------------------------------------------------------------
+
+    def beat(self) -> None:
+        """A sign of life, and a look whether this owner has been fenced. Raises Fenced."""
+        fsops.touch(self._heartbeat)
+        self._own(self.running)
+
+    def note(self, event: dict[str, Any]) -> None:
+        """A line in the journal. A journal decides nothing: a full disk costs the line, not the job."""
+        try:
+            os.write(self._journal, encode(event))
+        except OSError:
+            return
+
+    def retire(self, exit_code: int | None = None, *, clock: Callable[[], float] = time.time) -> bool:
+        """e1 to e3. False when jobs are left in its directories: they are for a recovery."""
+        os.close(self._journal)
+        gone = fsops.remove_directory(self.pending)
+        gone = fsops.remove_directory(self.running) and gone
+        if gone:
+            end = RunnerEnd(state="ended", time=clock(), exit_code=exit_code)
+            try:
+                fsops.replace(self.directory, "end.json", encode(end), self.store.file_mode)
+            except StorageError:
+                return gone  # without directories it has ended, whatever else there is
+        return gone
+
+    def _owned(self, status: Status) -> str:
+        return self.pending if status is Status.PENDING else self.running
+
+    def _own(self, directory: str) -> list[str]:
+        found = fsops.entries(directory)
+        if found is None:
+            raise Fenced(self.name, directory)
+        return found
+
+
+def decode_journal(data: bytes) -> list[dict[str, Any]]:
+    """The lines of a journal that can be read; a torn last line is left out."""
+    events = []
+    for line in data.splitlines():
+        try:
+            event = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def new_name() -> str:
+    return naming.new_runner_name(processes.host_name(), os.getpid())

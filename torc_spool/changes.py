@@ -1,0 +1,259 @@
+"""What a person changes: cancel, hold, release, retry, priority, stop, recover. All safe while runners run.
+
+Each change of a job is one rename; one that loses its race against a runner looks again where the job is now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
+
+from torc_spool import fsops, naming, recovery
+from torc_spool.actor import Actor, identity, new_name
+from torc_spool.errors import DamagedFile, NotFound, StorageError, UsageError
+from torc_spool.lifecycle import Move
+from torc_spool.model import MAX_PRIORITY, UNSUCCESSFUL, Job, Status
+from torc_spool.naming import Cause, Request
+from torc_spool.recovery import Owner, Recovered
+from torc_spool.settle import Settler
+from torc_spool.store import Place, Store, encode
+
+_TRIES = 20
+_WAITING = (Status.BLOCKED, Status.READY, Status.HELD)
+_OWNED = (Status.PENDING, Status.RUNNING)
+
+
+class Changed(NamedTuple):
+    """What became of one job."""
+
+    id: int
+    name: str
+    done: bool  # False: it was left as it is, `what` says why
+    what: str
+
+
+def find_jobs(store: Store, wanted: Collection[str]) -> list[Job]:
+    """Jobs by their names, or by id where no job has that name; all of them when none is wanted.
+
+    Raises NotFound with the names that no job has.
+    """
+    records = list(store.records())
+    if not wanted:
+        return records
+    by_name = {record.name: record for record in records}
+    found: dict[int, Job] = {}
+    missing: list[str] = []
+    for word in wanted:
+        record = by_name.get(word)
+        if record is None and word.isdigit() and 1 <= int(word) <= len(records):
+            record = records[int(word) - 1]
+        if record is None:
+            missing.append(word)
+        else:
+            found[record.id] = record
+    if missing:
+        import difflib
+
+        near = difflib.get_close_matches(missing[0], by_name, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise NotFound(f"workflow {store.workflow.id} has no job {', '.join(map(repr, missing))}{hint}")
+    return list(found.values())
+
+
+def cancel(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
+    """Cancel jobs: those that wait at once, those that a runner holds by a request that it obeys."""
+    settler = Settler(store)
+    changed = _each(store, find_jobs(store, wanted), lambda job, place: _cancel_one(store, job, place))
+    settler.settle()
+    return changed
+
+
+def _cancel_one(store: Store, job: Job, place: Place) -> Changed | None:
+    if place.status in _WAITING:
+        if store.move(Move.CANCEL, place, Status.CANCELED) is None:
+            return None
+        return Changed(job.id, job.name, True, "canceled")
+    if place.status in _OWNED:
+        request = Request(job=Cause(job.id, place.name.attempt))
+        fsops.create(f"{store.layout.requests}/{request}", b"", store.file_mode)
+        return Changed(job.id, job.name, True, f"{place.status}: runner {place.detail} is asked to cancel it")
+    return Changed(job.id, job.name, False, f"is {place.status} already")
+
+
+def hold(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
+    """Park waiting jobs until `release`."""
+
+    def one(job: Job, place: Place) -> Changed | None:
+        if place.status in (Status.BLOCKED, Status.READY):
+            moved = store.move(Move.HOLD, place, Status.HELD)
+            return None if moved is None else Changed(job.id, job.name, True, "held")
+        return Changed(job.id, job.name, False, f"is {place.status}; only blocked and ready jobs can be held")
+
+    return _each(store, find_jobs(store, wanted), one)
+
+
+def release(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
+    """Let held jobs go: to ready when what they wait for allows, else to blocked."""
+    settler = Settler(store)
+    settler.settle()
+
+    def one(job: Job, place: Place) -> Changed | None:
+        if place.status is not Status.HELD:
+            return Changed(job.id, job.name, False, f"is {place.status}, not held")
+        status, detail = _return_to(store, settler, job, place)
+        moved = store.move(Move.UNHOLD, place, status, detail)
+        return None if moved is None else Changed(job.id, job.name, True, str(status))
+
+    changed = _each(store, find_jobs(store, wanted), one)
+    settler.settle()
+    return changed
+
+
+def retry(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
+    """Run jobs again as a new attempt: those named, else all that failed or were terminated.
+
+    Jobs that were canceled because of one that is retried come back with it.
+    """
+    settler = Settler(store)
+    jobs = find_jobs(store, wanted)
+    if not wanted:
+        again = {
+            job for job, ended in store.outcomes().ended.items() if ended.outcome in (Status.FAILED, Status.TERMINATED)
+        }
+        jobs = [job for job in jobs if job.id in again]
+    settler.settle()
+
+    def one(job: Job, place: Place) -> Changed | None:
+        if place.status not in UNSUCCESSFUL:
+            return Changed(job.id, job.name, False, f"is {place.status}; nothing to retry")
+        status, detail = _return_to(store, settler, job, place)
+        moved = store.move(Move.RETRY, place, status, detail, new_attempt=True)
+        if moved is None:
+            return None
+        if settler.ledger is not None:
+            settler.ledger.forget(job.id)
+        return Changed(job.id, job.name, True, f"{status}, attempt {moved.name.attempt}")
+
+    changed = _each(store, jobs, one, lost=lambda job: _rebuild(store, job) if wanted else None)
+    settler.settle()
+    return changed
+
+
+def set_priority(store: Store, wanted: Collection[str], priority: int) -> list[Changed]:
+    """Give waiting jobs another priority."""
+    if not 0 <= priority <= MAX_PRIORITY:
+        raise UsageError(f"priority {priority} is outside 0..{MAX_PRIORITY}")
+
+    def one(job: Job, place: Place) -> Changed | None:
+        if place.status not in _WAITING:
+            return Changed(job.id, job.name, False, f"is {place.status}; its priority no longer matters")
+        moved = store.move(Move.PRIORITY, place, place.status, place.detail, rank=MAX_PRIORITY - priority)
+        return None if moved is None else Changed(job.id, job.name, True, f"priority {priority}")
+
+    return _each(store, find_jobs(store, wanted), one)
+
+
+def stop_runner(store: Store, runner: str) -> str:
+    """Ask a runner, wherever it is, to finish what it runs and end; returns its name. Raises NotFound."""
+    owners = [owner for owner in recovery.scan(store, only_holders=True) if owner.state in ("alive", "silent")]
+    match = [owner.name for owner in owners if owner.name == runner]
+    match = match or [owner.name for owner in owners if owner.name.startswith(runner)]
+    if len(match) != 1:
+        has = ", ".join(owner.name for owner in owners) or "none"
+        what = "has no running runner" if not match else "has more than one runner that begins with"
+        raise NotFound(f"workflow {store.workflow.id} {what} {runner!r}; running: {has}")
+    fsops.create(f"{store.layout.requests}/{Request(runner=match[0])}", b"", store.file_mode)
+    return match[0]
+
+
+def recover(
+    store: Store, *, said_dead: Collection[str] = (), dry_run: bool = False
+) -> tuple[list[Recovered], list[Owner]]:
+    """Take back the work of runners that are known to be dead, then settle."""
+    if dry_run:
+        owners = recovery.dead(recovery.scan(store, said_dead=said_dead))
+        return [step for owner in owners for step in recovery.plan(store, owner)], owners
+    with_actor = _Once(store, "recover")
+    steps, owners = recovery.recover(store, with_actor.born, said_dead=said_dead)
+    with_actor.retire()
+    Settler(store).settle()
+    return steps, owners
+
+
+class _Once:
+    """An actor that is only born when there is something to own."""
+
+    def __init__(self, store: Store, kind: str) -> None:
+        self._store, self._kind = store, kind
+        self._actor: Actor | None = None
+
+    def born(self) -> Actor:
+        if self._actor is None:
+            self._actor = Actor.born(self._store, identity(new_name(), kind=self._kind))
+        return self._actor
+
+    def retire(self) -> None:
+        if self._actor is not None:
+            self._actor.retire()
+
+
+def _each(
+    store: Store,
+    jobs: Iterable[Job],
+    change: Callable[[Job, Place], Changed | None],
+    *,
+    lost: Callable[[Job], Changed | None] = lambda _job: None,
+) -> list[Changed]:
+    """Change each job where it is; one that has moved meanwhile is looked up again."""
+    snapshot = store.snapshot()
+    changed: list[Changed] = []
+    for job in jobs:
+        place = snapshot.get(job.id)
+        result: Changed | None = None
+        for _ in range(_TRIES):
+            if place is None:
+                result = lost(job)
+                break
+            result = change(job, place)
+            if result is not None:
+                break
+            place = store.locate(job.id)
+        changed.append(result or Changed(job.id, job.name, False, f"was not found; see {store.layout.aside}"))
+    return changed
+
+
+def _return_to(store: Store, settler: Settler, job: Job, place: Place) -> tuple[Status, str | None]:
+    """Where a job goes that is to wait or run again."""
+    if settler.ledger is not None:
+        verdict = settler.ledger.verdict(job.id)
+        if verdict is None or verdict.cause is not None:
+            return Status.BLOCKED, None
+    scheduler = job.scheduler
+    try:
+        content = store.read_job(store.path(place), job.id)
+        scheduler = content.job.scheduler if content is not None else scheduler
+    except DamagedFile:
+        pass  # the claim will find out, and set it aside
+    return Status.READY, naming.scheduler_directory(scheduler)
+
+
+def _rebuild(store: Store, job: Job) -> Changed | None:
+    """Make a job that was set aside anew, from the workflow's own record."""
+    evidence = [
+        (name, parsed[1])
+        for name in store.aside()
+        if (parsed := naming.job_id(name.split("~", 1)[0])) is not None and parsed[0] == job.id
+    ]
+    if not evidence:
+        return None
+    attempt = 1 + max(attempt for _, attempt in evidence)
+    actor = Actor.born(store, identity(new_name(), kind="retry"))
+    name = naming.job_name(priority=job.priority, job=job.id, needs=job.resources.needs, name=job.name, attempt=attempt)
+    data = encode(job)
+    if not fsops.create(f"{actor.running}/{name}", data[:-2] + b',"attempts":[]}\n', store.file_mode):
+        raise StorageError("create", f"{actor.running}/{name}", None)
+    for old, _ in evidence:
+        fsops.rename(f"{store.layout.aside}/{old}", f"{store.layout.aside}/.{old}"[: len(store.layout.aside) + 256])
+    actor.give(str(name), name, job, Status.RUNNING)
+    actor.retire()
+    return Changed(job.id, job.name, True, f"made anew from the record; ready, attempt {attempt + 1}")

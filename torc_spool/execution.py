@@ -1,0 +1,278 @@
+"""One attempt of a job as processes: start, watch, limit, kill, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from torc_spool import fsops, naming, processes
+from torc_spool.errors import StorageError
+from torc_spool.model import MIB, Attempt, Status
+from torc_spool.naming import JobName
+from torc_spool.slots import Grant
+from torc_spool.store import Content
+
+TASK_VARIABLE = "TORC_TASK"  # in the environment of every process of one attempt, and of no other
+RETURN_CODE_RUNTIME = 152  # as Torc records a job that ran over its stated runtime
+RETURN_CODE_MEMORY = 137  # as Torc records a job that was killed for its memory
+BASH = shutil.which("bash") or "/bin/bash"
+
+_OUTPUT_TRIES = 3
+
+
+class Ending(NamedTuple):
+    """Why we ended a job ourselves."""
+
+    outcome: Status
+    reason: str
+    return_code: int | None = None  # None: what the process returned
+    at_once: bool = False  # SIGKILL without a notice
+
+
+class Execution:
+    """A started job. Made by `Starter.start`."""
+
+    def __init__(self, filename: str, name: JobName, content: Content, grant: Grant, outputs: tuple[str, str]) -> None:
+        self.filename, self.name, self.content, self.grant = filename, name, content, grant
+        self.stdout, self.stderr = outputs
+        self.process: subprocess.Popen[bytes] | None = None
+        self.task = ""
+        self.started = time.time()
+        self.started_clock = time.monotonic()
+        self.ending: Ending | None = None
+        self.kill_at: float | None = None  # when, by the monotonic clock, SIGKILL follows the notice
+        self.sampled_peak = 0
+        self.attempt: Attempt | None = None  # the result, once there is one
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def end(self, ending: Ending, grace_s: float) -> None:
+        """Give the job its notice, SIGTERM, and SIGKILL after the grace; the first reason to end it holds."""
+        if self.ending is None:
+            self.ending = ending
+        if self.process is None:
+            return
+        if ending.at_once or grace_s <= 0:
+            self.kill()
+        elif self.kill_at is None:
+            self.kill_at = time.monotonic() + grace_s
+            processes.kill_tree(self.pid, (TASK_VARIABLE, self.task), signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL for the whole process tree."""
+        if self.process is not None:
+            self.kill_at = None
+            processes.kill_tree(self.pid, (TASK_VARIABLE, self.task), signal.SIGKILL)
+
+    def collect(self) -> None:
+        """The process has exited: end what it left in its group, reap it, and make the result."""
+        assert self.process is not None
+        ended_clock = time.monotonic()
+        # before it is waited for, its id cannot be another group's
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
+        _, wait_status, usage = os.wait4(self.pid, 0)
+        code = os.waitstatus_to_exitcode(wait_status)
+        self.process.returncode = code
+        code = 128 - code if code < 0 else code
+        if self.ending is not None:
+            processes.kill_marked(TASK_VARIABLE, self.task)
+        self.attempt = self._result(code, usage, ended_clock - self.started_clock)
+
+    def could_not_start(self, reason: str) -> None:
+        """The result of a job whose process could not be made, through no fault of this node."""
+        ending = self.ending
+        self.attempt = self._attempt(
+            ending.outcome if ending else Status.FAILED, None, ending.reason if ending else reason, 0.0
+        )
+
+    def _result(self, code: int, usage: resource.struct_rusage, exec_s: float) -> Attempt:
+        ending = self.ending
+        if ending is not None:
+            returned = ending.return_code if ending.return_code is not None else code
+            return self._attempt(ending.outcome, returned, ending.reason, exec_s, usage)
+        if code == 0:
+            return self._attempt(Status.COMPLETED, 0, None, exec_s, usage)
+        reason = f"return code {code}"
+        if code > 128 and code - 128 in signal.valid_signals():
+            reason += f" ({signal.Signals(code - 128).name})" if code - 128 in _NAMED else ""
+        return self._attempt(Status.FAILED, code, reason, exec_s, usage)
+
+    def _attempt(
+        self,
+        outcome: Status,
+        code: int | None,
+        reason: str | None,
+        exec_s: float,
+        usage: resource.struct_rusage | None = None,
+    ) -> Attempt:
+        runner, _, _ = self.task.partition("/")
+        return Attempt(
+            attempt=self.name.attempt,
+            outcome=outcome,
+            return_code=code,
+            reason=reason,
+            runner=runner or None,
+            host=processes.host_name(),
+            start_time=self.started,
+            end_time=self.started + exec_s,
+            exec_s=round(exec_s, 6),
+            cpu_s=None if usage is None else round(usage.ru_utime + usage.ru_stime, 6),
+            peak_memory_bytes=self._peak(usage),
+            gpus=",".join(self.grant.devices) or None,
+            stdout=self.stdout,
+            stderr=self.stderr,
+        )
+
+    def _peak(self, usage: resource.struct_rusage | None) -> int | None:
+        """The largest of what was sampled and what the kernel says; None when neither knows.
+
+        The kernel's figure of a child starts with the memory of the process that made it (getrusage(2): the
+        maximum survives execve), so a figure no larger than our own says nothing of the job.
+        """
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        kernel = usage.ru_maxrss * 1024 if usage is not None and usage.ru_maxrss > own else 0
+        return max(self.sampled_peak, kernel) or None
+
+    def over_memory(self, sample: processes.Usage) -> bool:
+        """Take in a sample of the memory; True when the job holds more than it has stated."""
+        limit = self.content.job.resources.memory_bytes
+        self.sampled_peak = max(self.sampled_peak, sample.rss_bytes)
+        if limit is None or sample.rss_bytes <= limit:
+            return False
+        return processes.pss_bytes(sample.pids) > limit  # shared pages counted once
+
+    def memory_ending(self) -> Ending:
+        limit = (self.content.job.resources.memory_bytes or 0) / MIB
+        return Ending(
+            Status.FAILED,
+            f"used more than its memory of {limit:.0f} MiB",
+            RETURN_CODE_MEMORY,
+            at_once=True,
+        )
+
+    def runtime_ending(self) -> Ending:
+        return Ending(
+            Status.TERMINATED,
+            f"ran longer than its runtime of {self.content.job.resources.runtime_s} s",
+            RETURN_CODE_RUNTIME,
+        )
+
+
+_NAMED = {int(number) for number in signal.Signals}
+
+
+class Starter:
+    """Starts the jobs of one workflow for one runner: what is the same for all of them is made once."""
+
+    def __init__(
+        self,
+        *,
+        workflow_id: int,
+        runner: str,
+        cwd: str,
+        output_dir: str,
+        environ: Mapping[str, str],
+        spool: str,
+        gpu_variable: str | None,
+    ) -> None:
+        self._workflow_id, self._runner, self._cwd, self._output_dir = workflow_id, runner, cwd, output_dir
+        self._gpu_variable = gpu_variable
+        self._environ = {
+            **environ,
+            "TORC_WORKFLOW_ID": str(workflow_id),
+            "TORC_OUTPUT_DIR": output_dir,
+            "TORC_SPOOL_DIR": spool,
+            "TORC_RUNNER": runner,
+        }
+        self._stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._stdin)
+
+    def prepare(self, filename: str, name: JobName, content: Content, grant: Grant) -> Execution:
+        """A job that is about to start, with the paths of its output; nothing is made yet."""
+        out, err = naming.output_names(self._workflow_id, name)
+        execution = Execution(
+            filename, name, content, grant, (f"{self._output_dir}/{out}", f"{self._output_dir}/{err}")
+        )
+        execution.task = f"{self._runner}/{self._workflow_id}/{name.id}.{name.attempt}"
+        return execution
+
+    def start(self, execution: Execution) -> None:
+        """Make the output files and the process.
+
+        Raises StorageError when the files cannot be made, OSError when the process cannot.
+        """
+        out = err = -1
+        try:
+            out, execution.stdout = _open_output(execution.stdout)
+            err, execution.stderr = _open_output(execution.stderr)
+            execution.started, execution.started_clock = time.time(), time.monotonic()
+            execution.process = subprocess.Popen(
+                (BASH, "-c", execution.content.job.command),
+                stdin=self._stdin,
+                stdout=out,
+                stderr=err,
+                close_fds=False,  # all of ours are close-on-exec, those that we inherited were made so
+                cwd=self._cwd,
+                env=self._job_environ(execution),
+                process_group=0,
+            )
+        finally:
+            for descriptor in (out, err):
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    def _job_environ(self, execution: Execution) -> dict[str, str]:
+        job = execution.content.job
+        environ = {
+            **self._environ,
+            "TORC_JOB_ID": str(job.id),
+            "TORC_JOB_NAME": job.name,
+            "TORC_ATTEMPT_ID": str(execution.name.attempt),
+            TASK_VARIABLE: execution.task,
+        }
+        if self._gpu_variable is not None and execution.grant.nodes:
+            environ[self._gpu_variable] = ",".join(execution.grant.devices)
+        return environ
+
+
+def _open_output(path: str) -> tuple[int, str]:
+    """A new file; where the name is taken (another spool with the same output directory) a name beside it."""
+    candidate = path
+    for number in range(1, _OUTPUT_TRIES + 1):
+        descriptor = fsops.open_output(candidate)
+        if descriptor is not None:
+            return descriptor, candidate
+        candidate = f"{path}.{os.getpid()}.{number}"
+    raise StorageError("create", path, None)
+
+
+def orphaned_tasks(known: Collection[int]) -> set[str]:
+    """The tasks of our children that we did not start: what jobs left behind was handed to us when its parent died.
+
+    Empty where the kernel does not list children (proc_pid_task_children(5)); the runner's end finds them then.
+    """
+    own = os.getpid()
+    try:
+        with open(f"/proc/self/task/{own}/children", encoding="ascii") as file:
+            unknown = [int(pid) for pid in file.read().split() if int(pid) not in known]
+    except OSError:
+        return set()
+    tasks: set[str] = set()
+    mark = f"{TASK_VARIABLE}=".encode()
+    for pid in unknown:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+            tasks.update(entry[len(mark) :].decode() for entry in file.read().split(b"\0") if entry.startswith(mark))
+    return tasks

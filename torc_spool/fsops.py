@@ -1,0 +1,352 @@
+"""The only module that opens, renames, lists, syncs or removes a spool file.
+
+Each function is one step of `docs/spool-format.md`. Calls are counted, and each asks `fault` first, so that tests
+can stop the world, or fail, at the n-th of them. An OSError that a caller must expect (the file is gone, the name
+exists) is an answer; every other becomes a StorageError with the path in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
+
+GONE = (errno.ENOENT, errno.ESTALE)
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
+
+calls: Counter[str] = Counter()
+"""How often each kind of call with a path was made by this process."""
+
+fault: Callable[[str, str], None] | None = None
+"""Called with (operation, path) before each call; tests set it to fail or to kill the process there."""
+
+
+def _call(operation: str, path: str) -> None:
+    calls[operation] += 1
+    if fault is not None:
+        fault(operation, path)
+
+
+@contextmanager
+def _translated(operation: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(operation, path, error.errno) from error
+
+
+def entries(path: str) -> list[str] | None:
+    """All names in a directory, listed afresh by its path; None when there is no such directory."""
+    _call("list", path)
+    try:
+        return os.listdir(path)
+    except NotADirectoryError as error:
+        raise StorageError("list", path, error.errno) from error
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise StorageError("list", path, error.errno) from error
+
+
+def names(path: str) -> list[str]:
+    """The names that count: none that begins with a dot, none at all in a directory that is not there."""
+    return [name for name in entries(path) or () if not name.startswith(".")]
+
+
+def rename(source: str, target: str) -> bool:
+    """Move one name. False when the source (or the directory of the target) is gone."""
+    _call("rename", source)
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno in GONE:
+            return False
+        raise StorageError("rename", source, error.errno) from error
+    return True
+
+
+def rename_to_own(source: str, directory: str, name: str) -> bool:
+    """Move a file into a directory that only the caller fills. ENOENT is no proof of a loss (a lost reply on NFS):
+    a fresh listing of the own directory is."""
+    return rename(source, f"{directory}/{name}") or name in names(directory)
+
+
+def rename_directory(source: str, target: str) -> bool:
+    """Move a directory to a name that does not exist. False when the source is gone."""
+    return rename(source, target)
+
+
+def make_directory(path: str, mode: int = 0o755) -> bool:
+    """False when the name exists. The mode is further cut by the umask."""
+    _call("mkdir", path)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StorageError("make directory", path, error.errno) from error
+    return True
+
+
+def remove_directory(path: str) -> bool:
+    """False while it holds anything; True when it is gone, whoever removed it."""
+    _call("rmdir", path)
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno in _NOT_EMPTY:
+            return False
+        if error.errno not in GONE:
+            raise StorageError("remove directory", path, error.errno) from error
+    return True
+
+
+def remove_file(path: str) -> bool:
+    """False when it is gone already."""
+    _call("unlink", path)
+    try:
+        os.unlink(path)
+    except OSError as error:
+        if error.errno in GONE:
+            return False
+        raise StorageError("remove", path, error.errno) from error
+    return True
+
+
+def remove_tree(path: str) -> None:
+    """Remove what nobody refers to any more (staging or trash). What is gone already is no error."""
+    _call("rmtree", path)
+    with _translated("remove", path):
+        shutil.rmtree(path, onerror=_raise_unless_gone)
+
+
+def _raise_unless_gone(_function: object, _path: object, info: tuple[object, BaseException, object]) -> None:
+    if not (isinstance(info[1], OSError) and info[1].errno in GONE):
+        raise info[1]
+
+
+def create(path: str, data: bytes = b"", mode: int = 0o644) -> bool:
+    """Make a new file with this content. False when the name exists; a file that could not be written is removed."""
+    _call("create", path)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StorageError("create", path, error.errno) from error
+    try:
+        _write_all(descriptor, data)
+    except OSError as error:
+        os.unlink(path)
+        raise StorageError("write", path, error.errno) from error
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_all(descriptor: int, data: bytes, path: str) -> None:
+    """Write to an open file of one's own; `path` is for the message. Raises StorageError."""
+    with _translated("write", path):
+        _write_all(descriptor, data)
+
+
+def replace(directory: str, name: str, data: bytes, mode: int = 0o644) -> bool:
+    """Put a new content in place of a file in a directory of one's own: temporary, then rename.
+
+    False when the directory is gone. The temporary of an earlier try that was cut short is overwritten.
+    """
+    temporary = f"{directory}/.{name}.tmp"
+    _call("create", temporary)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno in GONE:
+            return False
+        raise StorageError("create", temporary, error.errno) from error
+    try:
+        _write_all(descriptor, data)
+    except OSError as error:
+        os.unlink(temporary)
+        raise StorageError("write", temporary, error.errno) from error
+    finally:
+        os.close(descriptor)
+    return rename(temporary, f"{directory}/{name}")
+
+
+def touch(path: str) -> bool:
+    """Set the file's time to the filesystem's now. False when it is gone."""
+    _call("utime", path)
+    try:
+        os.utime(path)
+    except OSError as error:
+        if error.errno in GONE:
+            return False
+        raise StorageError("touch", path, error.errno) from error
+    return True
+
+
+class Content(NamedTuple):
+    """A file's bytes with what `fstat` says of the open file."""
+
+    data: bytes
+    owner: int
+    mtime: float
+
+
+def read(path: str, *, limit: int = 1 << 40) -> Content | None:
+    """The content of a regular file, never through a symbolic link; None when it is gone.
+
+    Raises DamagedFile for anything that is not a regular file.
+    """
+    _call("open", path)
+    try:
+        # O_NONBLOCK: a FIFO in the place of a file must not hang us
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            why = "is a symbolic link" if error.errno == errno.ELOOP else "is not a regular file"
+            raise DamagedFile(path, why) from error
+        raise StorageError("open", path, error.errno) from error
+    try:
+        with _translated("read", path):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise DamagedFile(path, "is not a regular file")
+            return Content(_read_all(descriptor, min(limit, status.st_size + 1)), status.st_uid, status.st_mtime)
+    finally:
+        os.close(descriptor)
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    data = os.read(descriptor, size)
+    if len(data) < size:
+        return data  # the common case: one call
+    parts = [data]
+    while part := os.read(descriptor, 1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def open_append(path: str, mode: int = 0o644) -> int:
+    """A descriptor for appending, for a file that this process alone writes. Raises StorageError."""
+    _call("create", path)
+    with _translated("open", path):
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
+def open_lock(path: str) -> int | None:
+    """A descriptor for locking; None when the file is gone or may not be opened."""
+    _call("open", path)
+    try:
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def open_output(path: str) -> int | None:
+    """A new file for a command's output; None when the name exists. Raises StorageError."""
+    _call("output", path)
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        return None
+    except OSError as error:
+        raise StorageError("create", path, error.errno) from error
+
+
+def make_output_directory(path: str) -> None:
+    """Make a directory of the user's choice, with its parents. Raises StorageError."""
+    _call("mkdir", path)
+    with _translated("make directory", path):
+        os.makedirs(path, exist_ok=True)
+
+
+def sync_filesystem(path: str) -> None:
+    """Bring everything of the filesystem that holds `path` to its disk: one call for any number of files."""
+    _call("sync", path)
+    with _translated("sync", path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+            if syncfs is None:
+                os.sync()
+            elif syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+        finally:
+            os.close(descriptor)
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable. Filesystems that cannot sync a directory say EINVAL: no error."""
+    _call("fsync", path)
+    with _translated("sync", path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def check_directory(path: str, *, shared: bool) -> None:
+    """Refuse a directory that somebody else could have written to. Raises UntrustedSpool, StorageError."""
+    _call("stat", path)
+    with _translated("look at", path):
+        status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        raise UntrustedSpool(path, "is a symbolic link", "name the directory itself")
+    if not stat.S_ISDIR(status.st_mode):
+        raise UntrustedSpool(path, "is not a directory", "name a directory")
+    if shared:
+        return
+    if status.st_uid != os.geteuid():
+        raise UntrustedSpool(
+            path, f"belongs to user {status.st_uid}, not to you", "pass --allow-shared if that is meant"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        raise UntrustedSpool(
+            path,
+            f"its group or others may write to it (mode {mode:04o})",
+            "chmod go-w it, or pass --allow-shared if that is meant",
+        )
+
+
+def is_network(path: str) -> bool:
+    """Whether the filesystem of `path` is one on which file events of other hosts are not seen."""
+    _call("stat", path)
+    best, kind = "", ""
+    target = os.path.realpath(path)
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
+            for line in mounts:
+                fields = line.split()
+                point = fields[1].replace("\\040", " ")
+                inside = target == point or target.startswith(point.rstrip("/") + "/")
+                if inside and len(point) >= len(best):
+                    best, kind = point, fields[2]
+    except OSError:
+        return True
+    return kind not in _LOCAL
+
+
+_LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "overlay", "ramfs", "bcachefs"})

@@ -1,0 +1,86 @@
+"""Where everything lies in one workflow's directory. Nobody else joins these paths."""
+
+from __future__ import annotations
+
+from torc_spool import naming
+from torc_spool.model import OUTCOMES, Status
+
+FIXED_DIRECTORIES = (
+    "blocked",
+    "ready",
+    f"ready/{naming.ANY_SCHEDULER}",
+    "pending",
+    "running",
+    "done",
+    *(f"done/{outcome}" for outcome in OUTCOMES),
+    "held",
+    "aside",
+    "requests",
+    "runners",
+    "output",
+)
+
+
+class Layout:
+    """The paths of one workflow."""
+
+    __slots__ = (
+        "aside",
+        "blocked",
+        "done",
+        "held",
+        "jobs_file",
+        "lock",
+        "output",
+        "pending",
+        "ready",
+        "requests",
+        "root",
+        "runners",
+        "running",
+        "workflow_file",
+    )
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.workflow_file = f"{root}/workflow.json"
+        self.jobs_file = f"{root}/jobs.jsonl"
+        self.lock = f"{root}/lock"
+        self.blocked = f"{root}/blocked"
+        self.ready = f"{root}/ready"
+        self.pending = f"{root}/pending"
+        self.running = f"{root}/running"
+        self.done = f"{root}/done"
+        self.held = f"{root}/held"
+        self.aside = f"{root}/aside"
+        self.requests = f"{root}/requests"
+        self.runners = f"{root}/runners"
+        self.output = f"{root}/output"
+
+    def ready_for(self, scheduler: str | None) -> str:
+        """The directory of the ready jobs of a scheduler, by its name; None is `any`."""
+        return f"{self.ready}/{naming.scheduler_directory(scheduler)}"
+
+    def outcome(self, outcome: Status) -> str:
+        return f"{self.done}/{outcome}"
+
+    def owned(self, status: Status, owner: str) -> str:
+        """The directory of an owner's pending or running jobs."""
+        return f"{self.root}/{status}/{owner}"
+
+    def runner(self, name: str) -> str:
+        return f"{self.runners}/{name}"
+
+    def taken(self, taker: str) -> str:
+        """Where a taker keeps the records of the dead whose work it took."""
+        return f"{self.runners}/{taker}/taken"
+
+    def directory_of(self, status: Status, detail: str | None = None) -> str:
+        """The directory of a state; `detail` is the scheduler's directory or the owner where there is one."""
+        if status is Status.READY:
+            return f"{self.ready}/{detail or naming.ANY_SCHEDULER}"
+        if status in OUTCOMES:
+            return f"{self.done}/{status}"
+        if detail is not None:
+            return f"{self.root}/{status}/{detail}"
+        return f"{self.root}/{status}"

@@ -1,0 +1,75 @@
+"""Order among those who claim. The rename decides; this lock only keeps a crowd from racing.
+
+It is waited for a bounded time, then the claim goes on without it. A lock that cannot be had at all (frozen
+holder, filesystem without locks) is not asked for again for a while, so that it costs order, and not time.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from filelock import lock_descriptor, unlock_descriptor
+
+from torc_spool import fsops
+
+WAIT_S = 5.0
+PAUSE_S = 60.0
+_FIRST_POLL_S = 0.0005
+_LAST_POLL_S = 0.05
+
+
+class ClaimLock:
+    """The lock of one workflow, on one descriptor that stays open: a claim then costs no call with a path."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._path, self._clock, self._sleep = path, clock, sleep
+        self._descriptor: int | None = None
+        self._not_before = 0.0
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Hold it if it can be had in time; the value says whether it is held."""
+        got = self._acquire()
+        try:
+            yield got
+        finally:
+            if got and self._descriptor is not None:
+                unlock_descriptor(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _acquire(self) -> bool:
+        if self._clock() < self._not_before:
+            return False
+        if self._descriptor is None:
+            self._descriptor = fsops.open_lock(self._path)
+        got = self._descriptor is not None and self._wait(self._descriptor)
+        if not got:
+            self._not_before = self._clock() + PAUSE_S
+        return got
+
+    def _wait(self, descriptor: int) -> bool:
+        deadline, pause = self._clock() + WAIT_S, _FIRST_POLL_S
+        try:
+            while not lock_descriptor(descriptor, blocking=False):
+                if self._clock() >= deadline:
+                    return False
+                # jitter, and short polls at first: at one fixed long interval a waiter may never win
+                self._sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(pause * 1.5, _LAST_POLL_S)
+        except OSError:
+            return False  # no locks here, or none left
+        return True

@@ -1,0 +1,355 @@
+"""Taking back the work of the dead: scan, a plan (pure), then apply. A dry run is the plan.
+
+Unknown means alive. The steps are numbered as in `docs/spool-format.md`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from torc_spool import fsops, naming, processes
+from torc_spool.actor import Actor
+from torc_spool.errors import DamagedFile, NotFound
+from torc_spool.model import OUTCOMES, Attempt, RunnerEnd, RunnerRecord, Status
+from torc_spool.naming import Cause
+from torc_spool.store import Content, Place, Store, encode
+
+RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
+
+
+class Here(NamedTuple):
+    """What this process knows of its own host."""
+
+    host: str
+    boot_id: str
+    pid_namespace: str
+
+    @classmethod
+    def now(cls) -> Here:
+        return cls(processes.host_name(), processes.boot_id(), processes.pid_namespace())
+
+
+class Owner(NamedTuple):
+    """A runner as a scan found it."""
+
+    name: str
+    directory: str  # of its record
+    record: RunnerRecord | None
+    end: RunnerEnd | None
+    heartbeat_age_s: float | None
+    holds: bool  # whether directories below pending/ or running/ are in its name
+    evidence: str | None  # that it is dead
+
+    @property
+    def state(self) -> str:
+        if self.end is not None and not self.holds:
+            return self.end.state
+        if self.evidence is not None:
+            return "dead"
+        if not self.holds:
+            return "ended"
+        lease = self.record.lease_s if self.record else 0.0
+        silent = self.heartbeat_age_s is not None and self.heartbeat_age_s > lease
+        return "silent" if silent else "alive"
+
+
+class Recovered(NamedTuple):
+    """What a recovery did, or would do, with one job."""
+
+    job: int
+    filename: str
+    runner: str
+    action: str  # "requeue", "keep result", "cancel", "set aside"
+
+
+def evidence(
+    record: RunnerRecord,
+    here: Here,
+    *,
+    heartbeat_age_s: float | None,
+    is_running: Callable[[int, str], bool],
+) -> str | None:
+    """Why a runner is known to be dead, as a sentence; None: it may live.
+
+    Sure are only its own host's facts: the process is gone (same boot, same pid namespace), or the host was started
+    anew since and the heartbeat is older than the lease that the runner had published.
+    """
+    if record.host != here.host:
+        return None
+    if record.boot_id == here.boot_id:
+        if record.pid_namespace != here.pid_namespace or is_running(record.pid, record.pid_start):
+            return None
+        return f"process {record.pid} is gone from {record.host}"
+    if heartbeat_age_s is None or heartbeat_age_s <= record.lease_s:
+        return None
+    return (
+        f"{record.host} was started anew since, and the runner is silent for {heartbeat_age_s:.0f} s "
+        f"(its lease is {record.lease_s:.0f} s)"
+    )
+
+
+def scan(
+    store: Store,
+    *,
+    said_dead: Collection[str] = (),
+    here: Here | None = None,
+    only_holders: bool = False,
+) -> list[Owner]:
+    """The runners of a workflow and what is known of their lives. Changes nothing but the time of the lock file.
+
+    `only_holders` leaves out those that hold no directory: they have ended, and there may be many.
+    """
+    here = here or Here.now()
+    holders = {owners[0] for name in store.owner_directories() if (owners := naming.owners(name))}
+    now: float | None = None
+    found: list[Owner] = []
+    for name in fsops.names(store.layout.runners):
+        if only_holders and name not in holders:
+            continue
+        directory = store.layout.runner(name)
+        record, end = store.runner_record(directory), store.runner_end(directory)
+        age: float | None = None
+        why: str | None = None
+        if name in holders:
+            now = filesystem_now(store) if now is None else now
+            age = heartbeat_age(directory, now)
+        if name in said_dead:
+            why = "a person said so"
+        elif record is not None and (name in holders or end is None):
+            why = evidence(record, here, heartbeat_age_s=age, is_running=processes.is_same_process)
+        found.append(Owner(name, directory, record, end, age, name in holders, why))
+    for name in sorted(holders - {owner.name for owner in found}):
+        why = "a person said so" if name in said_dead else None
+        found.append(Owner(name, store.layout.runner(name), None, None, None, True, why))
+    return sorted(found, key=lambda owner: ((owner.record and owner.record.started) or 0.0, owner.name))
+
+
+def taken_owners(store: Store) -> Iterator[Owner]:
+    """The dead whose records lie in their takers' directories."""
+    stack = [store.layout.taken(name) for name in fsops.names(store.layout.runners)]
+    while stack:
+        directory = stack.pop()
+        for name in fsops.names(directory):
+            path = f"{directory}/{name}"
+            end = store.runner_end(path) or RunnerEnd(state="dead")
+            yield Owner(name, path, store.runner_record(path), end, None, False, end.evidence)
+            stack.append(f"{path}/taken")
+
+
+def filesystem_now(store: Store) -> float:
+    """The time by the clock of the spool's filesystem, as nearly as can be had: that of a file just touched."""
+    try:
+        fsops.touch(store.layout.lock)
+        content = fsops.read(store.layout.lock, limit=1)
+    except Exception:  # a reader who may not write
+        content = None
+    return content.mtime if content else time.time()
+
+
+def heartbeat_age(directory: str, now: float) -> float | None:
+    """Seconds since a runner's last sign of life, in the filesystem's time."""
+    try:
+        content = fsops.read(f"{directory}/heartbeat", limit=1)
+    except DamagedFile:
+        return None
+    return None if content is None else max(0.0, now - content.mtime)
+
+
+def dead(owners: Iterable[Owner]) -> list[Owner]:
+    """Those whose work can be taken back, or whose record must be closed."""
+    return [owner for owner in owners if owner.evidence is not None and (owner.holds or owner.end is None)]
+
+
+def plan(store: Store, owner: Owner) -> list[Recovered]:
+    """What taking back an owner's work would do now: for a dry run."""
+    names = {owner.name, *_family(store, owner.directory)}
+    wishes = _wishes(store)
+    steps: list[Recovered] = []
+    for place in store.held_by_owners():
+        parts = naming.owners(place.detail or "")
+        if parts is None or not {*parts} & names:
+            continue
+        steps.append(Recovered(place.name.id, place.filename, owner.name, _fate(store, place, wishes)))
+    return steps
+
+
+def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
+    """Fence a dead owner and give its work away (v2 to v11). None when another taker was faster.
+
+    Raises StorageError; then the actor must not retire: whoever takes over from it finishes the work.
+    """
+    store = actor.store
+    taken = store.layout.taken(actor.name)
+    fsops.make_directory(taken, store.directory_mode)
+    record = f"{taken}/{owner.name}"
+    if not fsops.rename_directory(owner.directory, record) and owner.name not in fsops.names(taken):
+        if owner.record is not None or not owner.holds:
+            return None
+        fsops.make_directory(record, store.directory_mode)  # no record was ever there: a person says it is dead
+    family = {owner.name: owner.record, **_family(store, record)}
+    _kill_left(family)
+    places = [place for status in (Status.RUNNING, Status.PENDING) for place in _fence(actor, status, family)]
+    steps = _give_away(actor, owner, places)
+    end = RunnerEnd(state="dead", time=time.time(), evidence=owner.evidence, recovered_by=actor.name)
+    fsops.replace(record, "end.json", encode(end), store.file_mode)
+    return steps
+
+
+def _family(store: Store, directory: str) -> dict[str, RunnerRecord | None]:
+    """All whose work an owner had taken itself, at any depth, and not yet given away."""
+    found: dict[str, RunnerRecord | None] = {}
+    stack = [f"{directory}/taken"]
+    while stack:
+        taken = stack.pop()
+        for name in fsops.names(taken):
+            path = f"{taken}/{name}"
+            if store.runner_end(path) is None:
+                found[name] = store.runner_record(path)
+                stack.append(f"{path}/taken")
+    return found
+
+
+def _kill_left(family: Mapping[str, RunnerRecord | None]) -> int:
+    """v4: processes that the dead left on this host."""
+    here = processes.host_name()
+    return sum(
+        processes.kill_marked(RUNNER_VARIABLE, name)
+        for name, record in family.items()
+        if record is None or record.host == here
+    )
+
+
+def _fence(actor: Actor, status: Status, family: Collection[str]) -> list[Place]:
+    """v5 to v7 for `running` or `pending`: all jobs into the actor's own directory, the old directories removed."""
+    store = actor.store
+    parent = store.layout.directory_of(status)
+    own = store.layout.owned(status, actor.name)
+    for directory in fsops.names(parent):
+        parts = naming.owners(directory)
+        if parts is None or parts[1] not in family:
+            continue
+        held = f"{parent}/{naming.taken_directory(actor.name, parts[1])}"
+        fsops.rename_directory(f"{parent}/{directory}", held)
+    moved: dict[str, Place] = {}
+    for owner in family:
+        held = f"{parent}/{naming.taken_directory(actor.name, owner)}"
+        while True:
+            for name in fsops.entries(held) or ():
+                _collect(store, held, own, name, status, moved)
+            if fsops.remove_directory(held):
+                break
+    return list(moved.values())
+
+
+def _collect(store: Store, held: str, own: str, name: str, status: Status, moved: dict[str, Place]) -> None:
+    if name.startswith("."):
+        fsops.remove_file(f"{held}/{name}")
+    elif naming.job_id(name) is None:
+        store.set_aside(held, name)
+    elif fsops.rename_to_own(f"{held}/{name}", own, name):
+        moved[name] = Place(status, own.rsplit("/", 1)[1], name, naming.parse_job(name))
+
+
+def _wishes(store: Store) -> set[Cause]:
+    requests = (naming.parse_request(name) for name in fsops.names(store.layout.requests))
+    return {request.job for request in requests if request is not None and request.job is not None}
+
+
+def _fate(store: Store, place: Place, wishes: Collection[Cause]) -> str:
+    try:
+        content = store.read_job(store.path(place), place.name.id)
+    except DamagedFile:
+        return "set aside"
+    if content is None:
+        return "gone"
+    if _result(content, place.name.attempt) is not None:
+        return "keep result"
+    return "cancel" if Cause(place.name.id, place.name.attempt) in wishes else "requeue"
+
+
+def _result(content: Content, attempt: int) -> Status | None:
+    last = content.job.attempts[-1] if content.job.attempts else None
+    if last is None or last.attempt != attempt or last.outcome not in OUTCOMES:
+        return None
+    return last.outcome
+
+
+def _give_away(actor: Actor, owner: Owner, places: list[Place]) -> list[Recovered]:
+    """v8 to v10."""
+    store = actor.store
+    arrived = store.outcomes().ended if places else {}
+    wishes = _wishes(store)
+    steps: list[Recovered] = []
+    for place in sorted(places, key=lambda place: place.filename):
+        shown = arrived.get(place.name.id)
+        if shown is not None and shown.attempt >= place.name.attempt:
+            store.set_aside(store.layout.owned(place.status, actor.name), place.filename)
+            action = "set aside"
+        else:
+            action = _give_one(actor, owner, place, wishes)
+        steps.append(Recovered(place.name.id, place.filename, owner.name, action))
+    return steps
+
+
+def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause]) -> str:
+    store = actor.store
+    action = _fate(store, place, wishes)
+    if action == "set aside":
+        store.set_aside(store.layout.owned(place.status, actor.name), place.filename)
+        return action
+    content = store.read_job(store.path(place), place.name.id)
+    if content is None:
+        return "gone"
+    result = _result(content, place.name.attempt)
+    if action == "keep result" and result is not None:
+        actor.show(place.filename, result, place.status)
+    elif action == "cancel":
+        wish = Cause(place.name.id, place.name.attempt)
+        _write_lost(actor, place, content, owner, Status.CANCELED)
+        actor.show(place.filename, Status.CANCELED, place.status)
+        fsops.remove_file(f"{store.layout.requests}/{naming.Request(job=wish)}")
+    else:
+        if place.status is Status.RUNNING:
+            _write_lost(actor, place, content, owner, None)
+        actor.give(place.filename, place.name, content.job, place.status)
+    return action
+
+
+def _write_lost(actor: Actor, place: Place, content: Content, owner: Owner, outcome: Status | None) -> None:
+    """Note the attempt that ended with its runner, with the evidence."""
+    if content.job.attempts and content.job.attempts[-1].attempt >= place.name.attempt:
+        return
+    asked = "canceled by request; " if outcome is Status.CANCELED else ""
+    lost = Attempt(
+        attempt=place.name.attempt,
+        outcome=outcome,
+        runner=owner.name,
+        host=owner.record.host if owner.record else None,
+        reason=f"{asked}its runner died: {owner.evidence}",
+        end_time=time.time(),
+    )
+    actor.record_lost(place, content, lost)
+
+
+def recover(
+    store: Store,
+    born: Callable[[], Actor],
+    *,
+    said_dead: Collection[str] = (),
+    only_holders: bool = False,
+) -> tuple[list[Recovered], list[Owner]]:
+    """Take back the work of all who are known to be dead. `born` makes the actor when there is something to do."""
+    owners = scan(store, said_dead=said_dead, only_holders=only_holders)
+    unknown = set(said_dead) - {owner.name for owner in owners}
+    if unknown:
+        raise NotFound(f"workflow {store.workflow.id} has no runner {', '.join(sorted(unknown))}")
+    steps: list[Recovered] = []
+    taken: list[Owner] = []
+    for owner in dead(owners):
+        result = take_back(born(), owner)
+        if result is not None:
+            steps += result
+            taken.append(owner)
+    return steps, taken

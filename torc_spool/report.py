@@ -1,0 +1,284 @@
+"""Rows and figures for people and machines, as plain data. Nothing here changes a spool."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from torc_spool import actor, fsops, naming, recovery, select
+from torc_spool.errors import DamagedFile, TorcSpoolError
+from torc_spool.model import MIB, OUTCOMES, Attempt, Job, Status
+from torc_spool.select import Offer, ReadyQueue
+from torc_spool.spool import Spool
+from torc_spool.store import Place, Store
+
+Row = dict[str, Any]
+
+_ASIDE = "set_aside"
+
+
+def iso(seconds: float | None) -> str | None:
+    """ISO 8601 in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def status(store: Store) -> Row:
+    """How a workflow stands: counts by state, whether it is finished, and its runners."""
+    counts = dict.fromkeys((str(each) for each in Status), 0)
+    for place in store.snapshot().values():
+        counts[place.status] += 1
+    done = sum(counts[outcome] for outcome in OUTCOMES)
+    order = ("blocked", "ready", "pending", "running", "completed", "failed", "canceled", "terminated", "held")
+    return {
+        "id": store.workflow.id,
+        "name": store.workflow.name,
+        "jobs": {name: counts[name] for name in order},
+        "total": store.workflow.num_jobs,
+        "set_aside": len(store.aside()),
+        "finished": done >= store.workflow.num_jobs,
+        "runners": runners(store),
+    }
+
+
+def runners(store: Store) -> list[Row]:
+    """Every runner that the workflow has had, the dead whose work was taken back included."""
+    owners = [*recovery.scan(store), *recovery.taken_owners(store)]
+    return [
+        {
+            "name": owner.name,
+            "host": owner.record.host if owner.record else None,
+            "pid": owner.record.pid if owner.record else None,
+            "scheduler": owner.record.scheduler if owner.record else None,
+            "state": owner.state,
+            "heartbeat_age_s": None if owner.heartbeat_age_s is None else round(owner.heartbeat_age_s, 1),
+            "evidence": owner.evidence or (owner.end.evidence if owner.end else None),
+            "recovered_by": owner.end.recovered_by if owner.end else None,
+        }
+        for owner in owners
+        if owner.record is None or owner.record.kind == "runner"
+    ]
+
+
+def workflows(spool: Spool) -> list[Row]:
+    """A row for each workflow of the spool; one that cannot be read says why."""
+    rows: list[Row] = []
+    for found in spool.workflows():
+        try:
+            state = status(spool.open(found.id))
+        except TorcSpoolError as error:
+            rows.append({"id": found.id, "name": found.slug, "error": str(error)})
+            continue
+        state.pop("runners")
+        rows.append(state)
+    return rows
+
+
+def jobs(store: Store, *, statuses: Collection[str] = (), names: Collection[str] = ()) -> list[Row]:
+    """A row for each job in order of id; `statuses` and `names` (patterns with ``*`` and ``?``) narrow it."""
+    snapshot = store.snapshot()
+    records = {record.id: record for record in store.records()}
+    starts = _started(store, snapshot)
+    rows = []
+    for job, record in records.items():
+        place = snapshot.get(job)
+        state = str(place.status) if place else _ASIDE
+        if statuses and state not in statuses:
+            continue
+        if names and not any(fnmatch.fnmatchcase(record.name, pattern) for pattern in names):
+            continue
+        rows.append(_job_row(store, record, place, records, starts))
+    return rows
+
+
+def _started(store: Store, snapshot: Mapping[int, Place]) -> dict[tuple[int, int], Row]:
+    """What the journals say of attempts that are under way: times and output, for the eye only."""
+    owners = {place.detail for place in snapshot.values() if place.status is Status.RUNNING}
+    found: dict[tuple[int, int], Row] = {}
+    for owner in owners:
+        parts = naming.owners(owner or "")
+        try:
+            content = fsops.read(f"{store.layout.runner(parts[1])}/journal") if parts else None
+        except DamagedFile:
+            continue
+        for event in actor.decode_journal(content.data) if content else ():
+            if event.get("event") == "start":
+                found[event.get("id"), event.get("attempt")] = event  # type: ignore[index]
+    return found
+
+
+def _current(store: Store, record: Job, place: Place | None) -> Job:
+    """The job as its file has it now, where that can be read and says more than the record."""
+    if place is None or (place.status in (Status.BLOCKED, Status.READY) and place.name.attempt == 1):
+        return record
+    try:
+        content = store.read_job(store.path(place), record.id)
+    except DamagedFile:
+        return record
+    if content is None:  # it has moved on since
+        moved = store.locate(record.id)
+        try:
+            content = store.read_job(store.path(moved), record.id) if moved else None
+        except DamagedFile:
+            return record
+    return content.job if content is not None else record
+
+
+def _job_row(
+    store: Store,
+    record: Job,
+    place: Place | None,
+    records: Mapping[int, Job],
+    starts: Mapping[tuple[int, int], Row],
+) -> Row:
+    job = _current(store, record, place)
+    attempt = place.name.attempt if place else 1
+    last = next((entry for entry in reversed(job.attempts) if entry.attempt == attempt), None)
+    started = starts.get((record.id, attempt), {})
+    parts = naming.owners(place.detail or "") if place and place.status in (Status.PENDING, Status.RUNNING) else None
+    return {
+        "id": record.id,
+        "name": record.name,
+        "status": str(place.status) if place else _ASIDE,
+        "priority": place.name.priority if place else record.priority,
+        "scheduler": _scheduler(store, job, place),
+        "resources": {
+            "num_cpus": job.resources.num_cpus,
+            "num_gpus": job.resources.num_gpus,
+            "num_nodes": job.resources.num_nodes,
+            "memory_bytes": job.resources.memory_bytes,
+            "runtime_s": job.resources.runtime_s,
+        },
+        "depends_on": [records[other].name for other in record.depends_on if other in records],
+        "attempt": attempt,
+        "runner": last.runner if last else (parts[0] if parts else None),
+        "return_code": last.return_code if last else None,
+        "start_time": iso(last.start_time if last else started.get("time")),
+        "end_time": iso(last.end_time) if last else None,
+        "exec_s": last.exec_s if last else None,
+        "peak_memory_bytes": last.peak_memory_bytes if last else None,
+        "reason": _reason(last, place, records),
+    }
+
+
+def _scheduler(store: Store, job: Job, place: Place | None) -> str | None:
+    """Where a job is ready, its path holds."""
+    if place is None or place.status is not Status.READY:
+        return job.scheduler
+    if place.detail == naming.ANY_SCHEDULER:
+        return None
+    for known in store.workflow.schedulers:
+        if naming.scheduler_directory(known["name"]) == place.detail:
+            return str(known["name"])
+    return place.detail
+
+
+def _reason(last: Attempt | None, place: Place | None, records: Mapping[int, Job]) -> str | None:
+    if place is None:
+        return "set aside: its file could not be understood"
+    cause = place.name.cause
+    if cause is not None:
+        name = records[cause.id].name if cause.id in records else str(cause.id)
+        return f"canceled because job {name!r} did not complete (its attempt {cause.attempt})"
+    if last is not None:
+        return last.reason
+    return "canceled by request" if place.status is Status.CANCELED else None
+
+
+def job(store: Store, record: Job) -> Row:
+    """Everything about one job: its row, its command, where its file is, and all attempts."""
+    place = store.locate(record.id)
+    records = {each.id: each for each in store.records()}
+    starts = _started(store, {record.id: place} if place else {})
+    current = _current(store, record, place)
+    row = _job_row(store, record, place, records, starts)
+    now = starts.get((record.id, row["attempt"]), {})
+    last = current.attempts[-1] if current.attempts else None
+    row |= {
+        "command": current.command,
+        "cancel_on_blocking_job_failure": current.cancel_on_blocking_job_failure,
+        "supports_termination": current.supports_termination,
+        "file": store.path(place) if place else None,
+        "stdout": now.get("stdout") or (last.stdout if last else None),
+        "stderr": now.get("stderr") or (last.stderr if last else None),
+        "pid": now.get("pid"),
+        "attempts": [attempt_row(entry) for entry in current.attempts],
+    }
+    return row
+
+
+def attempt_row(entry: Attempt) -> Row:
+    return {
+        "attempt": entry.attempt,
+        "outcome": str(entry.outcome) if entry.outcome else None,
+        "return_code": entry.return_code,
+        "reason": entry.reason,
+        "runner": entry.runner,
+        "host": entry.host,
+        "start_time": iso(entry.start_time),
+        "end_time": iso(entry.end_time),
+        "exec_s": entry.exec_s,
+        "cpu_s": entry.cpu_s,
+        "peak_memory_bytes": entry.peak_memory_bytes,
+        "gpus": entry.gpus,
+        "stdout": entry.stdout,
+        "stderr": entry.stderr,
+    }
+
+
+def results(store: Store) -> list[Row]:
+    """A row for each recorded attempt, in order of job and attempt."""
+    snapshot = store.snapshot()
+    rows = []
+    for record in store.records():
+        place = snapshot.get(record.id)
+        for entry in _current(store, record, place).attempts:
+            rows.append({"id": record.id, "name": record.name, **attempt_row(entry)})
+    return rows
+
+
+def preview(store: Store, directories: list[str] | None, offer: Offer) -> Row:
+    """What a runner with this offer would claim now, in order, and why it would skip each other ready job."""
+    names = {record.id: record.name for record in store.records()}
+    all_directories = store.ready_directories()
+    mine = all_directories if directories is None else [name for name in directories if name in all_directories]
+    queue = ReadyQueue(store.ready_entries(mine))
+    picks = select.select(queue, offer)
+    left = select.after(offer, picks)
+    picked = {pick.entry for pick in picks}
+    skipped = [
+        {"name": _name_of(entry.name, names), "reason": select.why_not(queue.needs_of(entry), left)}
+        for entry in queue
+        if entry not in picked
+    ]
+    for directory in all_directories:
+        if directory not in mine:
+            skipped += [
+                {"name": _name_of(entry.name, names), "reason": f"is bound to scheduler {directory}"}
+                for entry in sorted(store.ready_entries([directory]))
+            ]
+    return {"claimed": [_name_of(pick.entry.name, names) for pick in picks], "skipped": skipped}
+
+
+def _name_of(filename: str, names: Mapping[int, str]) -> str:
+    key = naming.job_id(filename)
+    return names.get(key[0], filename) if key else filename
+
+
+def memory_text(size: int | None) -> str:
+    """Bytes for people, in 1024-based units."""
+    if size is None:
+        return "-"
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value == int(value) else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def mib_text(mib: int) -> str:
+    return memory_text(mib * MIB)

@@ -1,0 +1,317 @@
+"""One workflow as a runner serves it: its view of the ready jobs, its claims, and why it leaves jobs alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from torc_spool import fsops, naming, recovery, select
+from torc_spool.actor import Actor
+from torc_spool.errors import BadName, DamagedFile, NotFound
+from torc_spool.locking import ClaimLock
+from torc_spool.model import OUTCOMES, RunnerRecord, Status
+from torc_spool.naming import Cause, JobName
+from torc_spool.select import Entry, Offer, Pick, ReadyQueue
+from torc_spool.settle import Settler
+from torc_spool.store import Content, Place, Store
+
+LISTING_SHARE = 20  # listings may cost a twentieth of the time
+VIEW_AGE_S = 1.0
+
+
+class Claimed(NamedTuple):
+    """A job of ours that has not been started."""
+
+    filename: str
+    name: JobName
+    content: Content
+    pick: Pick
+
+
+class Left(NamedTuple):
+    """A job without an outcome, and why this runner leaves it so."""
+
+    id: int
+    name: str
+    reason: str
+
+
+class Served:
+    """A workflow and this runner's part in it."""
+
+    def __init__(self, store: Store, record: RunnerRecord, *, directories: list[str] | None) -> None:
+        self.store, self.record = store, record
+        self.lock = ClaimLock(store.layout.lock)
+        self.settler = Settler(store)
+        self.actor: Actor | None = None
+        self.set_aside: list[str] = []  # what was set aside here, as sentences
+        self.finished = False  # whether every job had an outcome when we last looked
+        self._directories = directories  # of the schedulers that it may claim from; None: all
+        self._queue = ReadyQueue()
+        self._viewed = 0.0
+        self._view_cost = 0.0
+        self._settled = 0.0
+        self._alone = False
+        self.stale = True  # whether the view is known to be behind
+
+    @property
+    def id(self) -> int:
+        return self.store.workflow.id
+
+    def owner(self) -> Actor:
+        """This runner's directories in the workflow, made when they are first needed."""
+        if self.actor is None:
+            self.actor = Actor.born(self.store, self.record)
+        return self.actor
+
+    def close(self, exit_code: int | None, *, retire: bool = True) -> None:
+        """The runner leaves this workflow. Without `retire`, what it holds is left for a recovery."""
+        self.lock.close()
+        if self.actor is not None and retire:
+            self.actor.retire(exit_code)
+        self.actor = None
+
+    # -- the view -------------------------------------------------------------------------------------------
+
+    def ready_directories(self) -> list[str]:
+        """The directories below `ready/` that this runner may claim from."""
+        return self.store.ready_directories() if self._directories is None else self._directories
+
+    def watched(self) -> list[str]:
+        """Directories in which an arrival concerns this runner."""
+        ready = [f"{self.store.layout.ready}/{directory}" for directory in self.ready_directories()]
+        return [*ready, self.store.layout.requests]
+
+    def due(self, now: float) -> bool:
+        """Whether the view is to be refreshed: it is old or known to be behind, and listings do not cost too much."""
+        age = now - self._viewed
+        if not len(self._queue):
+            return self.stale or age >= VIEW_AGE_S
+        return age >= LISTING_SHARE * self._view_cost and (self.stale or age >= VIEW_AGE_S)
+
+    def refresh(self) -> None:
+        """Look at the ready jobs anew, set aside what is none, and see whether anybody else is here."""
+        started = time.monotonic()
+        self.stale = False
+        self._queue = ReadyQueue(self.store.ready_entries(self.ready_directories()))
+        for entry in self._queue.foreign:
+            self._set_aside(f"{self.store.layout.ready}/{entry.directory}", entry.name, "is not a job's file")
+        own = self.record.name
+        if len(self._queue):
+            self.finished = False
+            self._alone = all(name == own for name in fsops.names(self.store.layout.pending))
+        self._viewed = time.monotonic()
+        self._view_cost = self._viewed - started
+
+    def add(self, released: Iterable[Entry]) -> None:
+        """Jobs that this runner itself made ready."""
+        mine = None if self._directories is None else set(self._directories)
+        for entry in released:
+            if mine is None or entry.directory in mine:
+                self._queue.insert(entry)
+
+    # -- claims ---------------------------------------------------------------------------------------------
+
+    def has_fitting(self, offer: Offer) -> bool:
+        """Whether the view shows a job that this offer could claim."""
+        return bool(len(self._queue)) and bool(select.select(self._queue, offer))
+
+    def claim(self, offer: Offer) -> list[Claimed]:
+        """Claim what fits in the offer. Raises Fenced, StorageError."""
+        if self.due(time.monotonic()):
+            self.refresh()
+        if not self.has_fitting(offer):
+            return []
+        if self._alone:
+            won = self._claim(offer)
+        else:
+            with self.lock.held():
+                won = self._claim(offer)
+        actor = self.owner()
+        return [claimed for pick in won if (claimed := self._load(actor, pick)) is not None]
+
+    def _claim(self, offer: Offer) -> list[Pick]:
+        """Walk on past what others were faster to take, until the offer is used up or the view is."""
+        actor = self.owner()
+        won: list[Pick] = []
+        while picks := select.select(self._queue, offer):
+            self._queue.discard(picks)
+            lost = [pick for pick in picks if not actor.claim(pick.entry)]
+            self.stale = self.stale or bool(lost)
+            really_lost = actor.not_claimed([pick.entry for pick in lost]) if lost else set()
+            got = [pick for pick in picks if pick.entry not in really_lost]
+            won += got
+            offer = select.after(offer, got)
+            if not lost:
+                break
+        return won
+
+    def _load(self, actor: Actor, pick: Pick) -> Claimed | None:
+        """t1. What cannot be run is set aside, and said."""
+        filename = pick.entry.name
+        try:
+            name = naming.parse_job(filename)
+            content = actor.load(filename, name.id)
+        except DamagedFile as damage:
+            self._set_aside(actor.pending, filename, damage.why)
+            return None
+        except BadName:
+            self._set_aside(actor.pending, filename, "is not a job's file")
+            return None
+        if content is None:
+            self.stale = True
+            return None
+        return Claimed(filename, name, self._as_claimed(actor, content, pick), pick)
+
+    def _as_claimed(self, actor: Actor, content: Content, pick: Pick) -> Content:
+        """The path holds for the scheduler: a job that was bound to another one by hand stays so on a return."""
+        said = naming.scheduler_directory(content.job.scheduler)
+        if said == pick.entry.directory:
+            return content
+        scheduler = None if pick.entry.directory == naming.ANY_SCHEDULER else pick.entry.directory
+        for known in self.store.workflow.schedulers:
+            if naming.scheduler_directory(known["name"]) == pick.entry.directory:
+                scheduler = known["name"]
+        rebound = content.rebound(scheduler)
+        fsops.replace(actor.pending, pick.entry.name, rebound.data, self.store.file_mode)
+        return rebound
+
+    def _set_aside(self, directory: str, name: str, why: str) -> None:
+        if self.store.set_aside(directory, name):
+            self.set_aside.append(f"{name} {why}; it is in {self.store.layout.aside}")
+
+    # -- requests -------------------------------------------------------------------------------------------
+
+    def wishes(self) -> tuple[set[Cause], bool]:
+        """Attempts that somebody wants canceled, and whether this runner is asked to stop."""
+        cancels: set[Cause] = set()
+        stop = False
+        for name in fsops.names(self.store.layout.requests):
+            request = naming.parse_request(name)
+            if request is not None and request.job is not None:
+                cancels.add(request.job)
+            elif request is not None and request.runner == self.record.name:
+                stop = True
+        return cancels, stop
+
+    def obeyed(self, request: naming.Request) -> None:
+        fsops.remove_file(f"{self.store.layout.requests}/{request}")
+
+    # -- what is left ---------------------------------------------------------------------------------------
+
+    def settle(self) -> bool:
+        """A full settling pass; True when something became ready that this runner may claim."""
+        released = self.settler.settle()
+        self._settled = time.monotonic()
+        self.add(released)
+        return bool(released)
+
+    def settle_if_due(self) -> None:
+        """A full pass when there may be something that only a listing can tell, and the last was long enough ago."""
+        if self.settler.due and time.monotonic() - self._settled >= LISTING_SHARE * self.settler.cost_s:
+            self.settle()
+
+    def recover(self) -> bool:
+        """Take back the work of runners that are known to be dead; True when something came back."""
+        steps, _ = recovery.recover(self.store, self.owner, only_holders=True)
+        self.stale = self.stale or bool(steps)
+        self.settler.due = self.settler.due or (bool(steps) and self.settler.ledger is not None)
+        return bool(steps)
+
+    def outcomes(self) -> dict[int, Status]:
+        """The outcomes so far; `finished` is set by the way."""
+        found = {job: ended.outcome for job, ended in self.store.outcomes().ended.items()}
+        self.finished = len(found) >= self.store.workflow.num_jobs
+        return found
+
+    def sweep_requests(self) -> None:
+        """Every job has its outcome: wishes to cancel one are settled (X13)."""
+        for cause in self.wishes()[0]:
+            self.obeyed(naming.Request(job=cause))
+
+    def may_follow(self, offer: Offer) -> bool:
+        """Whether a job in a living runner's hands could still release one that this runner may and can run."""
+        ledger = self.settler.ledger
+        if ledger is None:
+            return False
+        living = {
+            owner.name
+            for owner in recovery.scan(self.store, only_holders=True)
+            if owner.state == "alive" and owner.name != self.record.name
+        }
+        if not living:
+            return False
+        held = [
+            place.name.id
+            for place in self.store.held_by_owners()
+            if (owners := naming.owners(place.detail or "")) and owners[0] in living
+        ]
+        following = ledger.could_follow(held) if held else set()
+        if not following:
+            return False
+        mine = None if self._directories is None else set(self._directories)
+        for job, filename in self.store.waiting(Status.BLOCKED).items():
+            directory = naming.scheduler_directory(ledger.scheduler(job)) if job in following else None
+            if directory is None or (mine is not None and directory not in mine):
+                continue
+            if select.never_fits(naming.parse_job(filename).needs, offer) is None:
+                return True
+        return False
+
+    def left(self, offer: Offer) -> list[Left]:
+        """The jobs without an outcome, and why; those that only wait for others come last."""
+        names = {record.id: record.name for record in self.store.records()}
+        snapshot = self.store.snapshot()
+        owners = {owner.name: owner.state for owner in recovery.scan(self.store, only_holders=True)}
+        left = [
+            Left(job, name, self._why_left(job, snapshot.get(job), offer, owners, names))
+            for job, name in names.items()
+            if job not in snapshot or snapshot[job].status not in OUTCOMES
+        ]
+        return sorted(left, key=lambda item: (item.reason.startswith("waits for"), item.id))
+
+    def _why_left(
+        self,
+        job: int,
+        place: Place | None,
+        offer: Offer,
+        owners: dict[str, str],
+        names: dict[int, str],
+    ) -> str:
+        if place is None:
+            return f"was set aside; see {self.store.layout.aside}"
+        if place.status is Status.HELD:
+            return f"is held; let it go with: torc-spool release {self.id} {names[job]}"
+        if place.status is Status.BLOCKED:
+            awaited = self.settler.ledger.awaited(job) if self.settler.ledger else ()
+            return "waits for " + ", ".join(names.get(other, str(other)) for other in awaited[:3])
+        if place.status is Status.READY:
+            return self._why_ready(place, offer)
+        owner = place.detail or ""
+        state = owners.get(owner, "ended")
+        hint = "" if state == "alive" else f"; if it is dead: torc-spool recover {self.id} --dead {owner}"
+        return f"is {place.status} in the hands of runner {owner} ({state}){hint}"
+
+    def _why_ready(self, place: Place, offer: Offer) -> str:
+        if self._directories is not None and place.detail not in self._directories:
+            return f"is bound to scheduler {place.detail}, which this runner does not serve"
+        return select.never_fits(place.name.needs, offer) or "is ready"
+
+
+def serve_directories(store: Store, scheduler: str | None, any_scheduler: bool) -> list[str] | None:
+    """The directories below `ready/` for a runner's options; None: all. A scheduler is named or numbered from 1.
+
+    Raises NotFound when the workflow has no such scheduler.
+    """
+    if any_scheduler:
+        return None
+    if scheduler is None:
+        return [naming.ANY_SCHEDULER]
+    known = [entry["name"] for entry in store.workflow.schedulers]
+    if scheduler not in known and scheduler.isdigit() and 1 <= int(scheduler) <= len(known):
+        scheduler = known[int(scheduler) - 1]
+    if scheduler not in known:
+        has = ", ".join(f"{number} {name}" for number, name in enumerate(known, 1)) or "none"
+        raise NotFound(f"workflow {store.workflow.id} has no scheduler {scheduler!r}; it has: {has}")
+    return [naming.scheduler_directory(scheduler), naming.ANY_SCHEDULER]

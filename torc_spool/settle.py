@@ -1,0 +1,95 @@
+"""What must follow an outcome: release, cancellation down the graph, revival. Anybody may do it, any number of times.
+
+The directories are the truth. Names that were remembered are only tried: a rename of one that is gone does nothing,
+and the next full pass finds the job by its id.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from torc_spool import naming
+from torc_spool.graph import Verdict
+from torc_spool.lifecycle import Move
+from torc_spool.model import Status
+from torc_spool.select import Entry
+from torc_spool.store import Place, Store
+
+_PASSES = 100  # a pass that changed something is followed by another; revivals go down the graph one level each
+
+
+class Settler:
+    """Settles one workflow. Holds the graph; a workflow without dependencies has none, and costs nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.ledger = store.ledger() if store.workflow.num_edges else None
+        self._blocked: dict[int, str] = {}  # names remembered from the last pass
+        self.due = self.ledger is not None  # whether something may have changed that only a listing can tell
+        self.cost_s = 0.0  # of the last full pass
+
+    def after(self, job: int, attempt: int, outcome: Status) -> list[Entry]:
+        """What follows from an outcome of one's own, by remembered names: no listing. Returns what became ready."""
+        if self.ledger is None:
+            return []
+        released = self._apply(self.ledger.note(job, attempt, outcome))
+        # others may have finished at the same moment, and each of us knows only of itself
+        self.due = self.due or any(self.ledger.verdict(dependent) is None for dependent in self.ledger.dependents(job))
+        return released
+
+    def settle(self) -> list[Entry]:
+        """A full pass over fresh listings, and again until nothing changes. Returns what became ready."""
+        if self.ledger is None:
+            return []
+        started = time.monotonic()
+        released: list[Entry] = []
+        for _ in range(_PASSES):
+            self.due = False
+            outcomes = self._store.outcomes()
+            self.ledger.sync(outcomes.ended)
+            revived = self._revive(outcomes.causes)
+            self._blocked = self._store.waiting(Status.BLOCKED)
+            verdicts = [self.ledger.verdict(job) for job in self._blocked]
+            released += self._apply(verdict for verdict in verdicts if verdict is not None)
+            if not revived and not self.due:
+                break
+        self.cost_s = time.monotonic() - started
+        return released
+
+    def _apply(self, verdicts: Iterable[Verdict]) -> list[Entry]:
+        assert self.ledger is not None
+        released: list[Entry] = []
+        stack = list(verdicts)
+        stack.reverse()
+        while stack:
+            verdict = stack.pop()
+            filename = self._blocked.pop(verdict.id, None)
+            if filename is None:
+                continue  # moved on already, or held; if it comes back to blocked a listing shows it
+            place = Place(Status.BLOCKED, None, filename, naming.parse_job(filename))
+            if verdict.cause is None:
+                directory = naming.scheduler_directory(self.ledger.scheduler(verdict.id))
+                moved = self._store.move(Move.RELEASE, place, Status.READY, directory)
+                if moved is not None:
+                    released.append(Entry(moved.filename, directory))
+            else:
+                moved = self._store.move(Move.CASCADE, place, Status.CANCELED, cause=verdict.cause)
+                if moved is not None:
+                    stack += self.ledger.note(verdict.id, moved.name.attempt, Status.CANCELED)
+            self.due = self.due or moved is None
+        return released
+
+    def _revive(self, causes: dict[int, str]) -> bool:
+        """Bring back to blocked what was canceled because of an attempt that no longer is an outcome."""
+        assert self.ledger is not None
+        revived = False
+        for job, filename in sorted(causes.items()):
+            name = naming.parse_job(filename)
+            if name.cause is None or not self.ledger.is_stale(name.cause):
+                continue
+            place = Place(Status.CANCELED, None, filename, name)
+            if self._store.move(Move.REVIVE, place, Status.BLOCKED, new_attempt=True) is not None:
+                self.ledger.forget(job)
+                revived = True
+        return revived

@@ -1,0 +1,119 @@
+"""A spool: the directory that holds workflows. Find, open, submit, delete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from torc_spool import fsops, naming, recovery, submission
+from torc_spool.errors import NotFound, UsageError
+from torc_spool.model import WorkflowSpec
+from torc_spool.store import Store
+from torc_spool.submission import Verbatim
+
+ENVIRONMENT = "TORC_SPOOL_DIR"
+DEFAULT = "spool"
+
+
+class Found(NamedTuple):
+    """A workflow's directory in a spool."""
+
+    id: int
+    slug: str
+    root: str
+
+
+class Spool:
+    """A spool by its path. The directory need not exist before the first submit."""
+
+    def __init__(self, path: str, *, allow_shared: bool = False, looked: str | None = None) -> None:
+        self.path = os.path.abspath(path)
+        self.allow_shared = allow_shared
+        self._looked = looked or self.path
+
+    @classmethod
+    def find(
+        cls,
+        path: str | None = None,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        allow_shared: bool = False,
+    ) -> Spool:
+        """By the option, else by TORC_SPOOL_DIR, else ./spool."""
+        if path:
+            return cls(path, allow_shared=allow_shared, looked=f"{path} (from --spool)")
+        named = environ.get(ENVIRONMENT)
+        if named:
+            return cls(named, allow_shared=allow_shared, looked=f"{named} (from {ENVIRONMENT})")
+        looked = f"{os.path.abspath(DEFAULT)} (no --spool given, {ENVIRONMENT} not set)"
+        return cls(DEFAULT, allow_shared=allow_shared, looked=looked)
+
+    def workflows(self) -> list[Found]:
+        """All workflows, in order of id. Raises NotFound when there is no spool."""
+        listed = fsops.entries(self.path)
+        if listed is None:
+            raise NotFound(f"no spool at {self._looked}; name one with --spool, or submit something first")
+        found = [
+            Found(parsed[0], parsed[1], f"{self.path}/{name}")
+            for name in listed
+            if (parsed := naming.parse_workflow(name))
+        ]
+        return sorted(found)
+
+    def open(self, workflow_id: int) -> Store:
+        """One workflow, to look at. Raises NotFound, DamagedFile."""
+        workflows = self.workflows()
+        for found in workflows:
+            if found.id == workflow_id:
+                return Store.open(found.root, allow_shared=self.allow_shared)
+        has = ", ".join(str(found.id) for found in workflows[-8:]) or "none"
+        raise NotFound(f"no workflow {workflow_id} in {self._looked}; there: {has}")
+
+    def open_to_change(self, workflow_id: int) -> Store:
+        """One workflow, to move its jobs or to run them. Raises UntrustedSpool too."""
+        store = self.open(workflow_id)
+        store.check_trust()
+        return store
+
+    def submit(
+        self,
+        spec: WorkflowSpec,
+        verbatim: Verbatim,
+        *,
+        cwd: str | None = None,
+        output_dir: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Publish a validated spec; returns its id once that is durable. Raises StorageError, UntrustedSpool."""
+        where = os.getcwd() if cwd is None else cwd
+        output = None if output_dir is None else os.path.join(where, output_dir)
+        if output is not None:
+            fsops.make_output_directory(output)
+        return submission.publish(
+            self.path,
+            spec,
+            verbatim,
+            cwd=where,
+            output_dir=output,
+            shared=self.allow_shared,
+            progress=progress,
+        )
+
+    def delete(self, workflow_id: int, *, force: bool = False) -> None:
+        """Remove a workflow and all that is in it. Refuses while a runner that may live holds its directories."""
+        store = self.open_to_change(workflow_id)
+        if not force:
+            living = [
+                owner.name for owner in recovery.scan(store, only_holders=True) if owner.state in ("alive", "silent")
+            ]
+            if living:
+                raise UsageError(
+                    f"workflow {workflow_id} has runners that may live: {', '.join(living)}; "
+                    f"stop them first (torc-spool stop {workflow_id} RUNNER), or pass --force"
+                )
+        fsops.make_directory(f"{self.path}/{submission.TRASH}")
+        trash = f"{self.path}/{submission.TRASH}/{naming.workflow_directory(workflow_id, 'deleted')}"
+        if fsops.rename_directory(store.layout.root, trash):
+            fsops.remove_tree(trash)
+        submission.sweep(self.path)

@@ -1,0 +1,357 @@
+"""One workflow's directory: listings, contents, and moves that the table allows.
+
+Answers can be stale on return: other processes move files at any time. What a caller decides on an answer, it
+decides by a rename that succeeds or fails.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from torc_spool import fsops, lifecycle, naming
+from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
+from torc_spool.graph import Ended, Ledger, Link
+from torc_spool.layout import FIXED_DIRECTORIES, Layout
+from torc_spool.lifecycle import Move
+from torc_spool.model import FORMAT_VERSION, OUTCOMES, Job, RunnerEnd, RunnerRecord, Status, Workflow
+from torc_spool.naming import Cause, JobName
+from torc_spool.select import Entry
+
+_SNAPSHOT_TRIES = 5
+
+_decode_job = msgspec.json.Decoder(Job).decode
+_decode_any = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Place(NamedTuple):
+    """Where a job's file was seen."""
+
+    status: Status
+    detail: str | None  # the scheduler's directory or the owner, where there is one
+    filename: str
+    name: JobName
+
+
+class Content(NamedTuple):
+    """A job's file as it was read: the record, and the bytes so that unknown fields survive a rewrite."""
+
+    job: Job
+    data: bytes
+
+    def rebound(self, scheduler: str | None) -> Content:
+        """The same job, bound to another scheduler or to none."""
+        fields = _decode_any(self.data)
+        fields["scheduler"] = scheduler
+        data = encode(fields)
+        return Content(_decode_job(data), data)
+
+
+class Outcomes(NamedTuple):
+    """A listing of `done/`."""
+
+    ended: dict[int, Ended]
+    causes: dict[int, str]  # file names of the jobs that were canceled because of another
+    foreign: list[tuple[str, str]]
+
+
+class _LinkRecord(msgspec.Struct, frozen=True):
+    id: int
+    depends_on: tuple[int, ...] = ()
+    cancel_on_blocking_job_failure: bool = True
+    scheduler: str | None = None
+
+
+class Store:
+    """An open workflow. Make one with `open`."""
+
+    def __init__(self, layout: Layout, workflow: Workflow, *, shared: bool) -> None:
+        self.layout, self.workflow, self.shared = layout, workflow, shared
+        self.directory_mode = 0o777 if shared else 0o755
+        self.file_mode = 0o666 if shared else 0o644
+        self._owner_uid = os.geteuid()
+
+    @classmethod
+    def open(cls, root: str, *, allow_shared: bool = False) -> Store:
+        """Read `workflow.json`. Raises NotFound, DamagedFile, StorageError."""
+        layout = Layout(root)
+        content = fsops.read(layout.workflow_file)
+        if content is None:
+            raise NotFound(f"{root}: no workflow.json there; it is not a workflow, or it was deleted")
+        workflow = _decode_workflow(content.data, layout.workflow_file)
+        said_by_owner = workflow.shared and content.owner == os.geteuid()
+        return cls(layout, workflow, shared=allow_shared or said_by_owner)
+
+    def check_trust(self) -> None:
+        """Refuse a workflow that somebody else could have written to. Raises UntrustedSpool.
+
+        Call it before anything that runs commands or moves jobs.
+        """
+        root = self.layout.root
+        paths = [os.path.dirname(root), root, *(f"{root}/{part}" for part in FIXED_DIRECTORIES)]
+        paths += [f"{self.layout.ready}/{name}" for name in self.ready_directories()]
+        for path in paths:
+            fsops.check_directory(path, shared=self.shared)
+
+    # -- listings -------------------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether the workflow has not been deleted."""
+        return fsops.entries(self.layout.ready) is not None
+
+    def ready_directories(self) -> list[str]:
+        return fsops.names(self.layout.ready)
+
+    def ready_entries(self, directories: Iterable[str]) -> list[Entry]:
+        """The ready jobs of some schedulers, not sorted."""
+        return [
+            Entry(name, directory)
+            for directory in directories
+            for name in fsops.names(f"{self.layout.ready}/{directory}")
+        ]
+
+    def outcomes(self) -> Outcomes:
+        """What is in `done/`: canceled jobs first, so that the cause of each is still to be seen."""
+        ended: dict[int, Ended] = {}
+        causes: dict[int, str] = {}
+        foreign: list[tuple[str, str]] = []
+        order = (Status.CANCELED, Status.FAILED, Status.TERMINATED, Status.COMPLETED)
+        for outcome in order:
+            for name in fsops.names(self.layout.outcome(outcome)):
+                key = naming.job_id(name)
+                if key is None:
+                    foreign.append((f"{self.layout.outcome(outcome)}", name))
+                    continue
+                known = ended.get(key[0])
+                if known is None or known.attempt <= key[1]:
+                    ended[key[0]] = Ended(key[1], outcome)
+                    causes.pop(key[0], None)
+                    if outcome is Status.CANCELED and "~" in name:
+                        causes[key[0]] = name
+        return Outcomes(ended, causes, foreign)
+
+    def waiting(self, status: Status) -> dict[int, str]:
+        """File names by id in `blocked/` or `held/`; foreign names are left out."""
+        found: dict[int, str] = {}
+        for name in fsops.names(self.layout.directory_of(status)):
+            key = naming.job_id(name)
+            if key is not None:
+                found[key[0]] = name
+        return found
+
+    def owner_directories(self) -> dict[str, set[Status]]:
+        """All directories below `pending/` and `running/` that are somebody's, whether he lives or not."""
+        found: dict[str, set[Status]] = {}
+        for status in (Status.PENDING, Status.RUNNING):
+            for name in fsops.names(self.layout.directory_of(status)):
+                if naming.owners(name) is not None:
+                    found.setdefault(name, set()).add(status)
+        return found
+
+    def held_by_owners(self) -> list[Place]:
+        """The jobs in all runners' hands."""
+        return [
+            place
+            for status in (Status.PENDING, Status.RUNNING)
+            for owner in fsops.names(self.layout.directory_of(status))
+            for place in self._places(status, owner)
+        ]
+
+    def aside(self) -> list[str]:
+        return fsops.names(self.layout.aside)
+
+    def snapshot(self) -> dict[int, Place]:
+        """Where each job is, by id. A job that moves meanwhile is shown in one of the places where it was;
+        if some are missing, the directories are read again."""
+        found: dict[int, Place] = {}
+        for _ in range(_SNAPSHOT_TRIES):
+            for place in self._all_places():
+                known = found.get(place.name.id)
+                if known is None or known.name.attempt <= place.name.attempt:
+                    found[place.name.id] = place
+            if len(found) >= self.workflow.num_jobs - len(self.aside()):
+                break
+        return found
+
+    def locate(self, job: int) -> Place | None:
+        """Where one job is now; looks again if it passes behind the reader's back. None: nowhere, or set aside."""
+        for _ in range(_SNAPSHOT_TRIES):
+            best: Place | None = None
+            for place in self._all_places(job):
+                if best is None or best.name.attempt <= place.name.attempt:
+                    best = place
+            if best is not None:
+                return best
+        return None
+
+    def _all_places(self, only: int | None = None) -> Iterator[Place]:
+        yield from self._places(Status.BLOCKED, None, only)
+        yield from self._places(Status.HELD, None, only)
+        for directory in self.ready_directories():
+            yield from self._places(Status.READY, directory, only)
+        for status in (Status.PENDING, Status.RUNNING):
+            for owner in fsops.names(self.layout.directory_of(status)):
+                yield from self._places(status, owner, only)
+        for outcome in OUTCOMES:
+            yield from self._places(outcome, None, only)
+
+    def _places(self, status: Status, detail: str | None, only: int | None = None) -> Iterator[Place]:
+        wanted = None if only is None else f"-{only:09d}."
+        for filename in fsops.names(self.layout.directory_of(status, detail)):
+            if wanted is not None and wanted not in filename:
+                continue
+            try:
+                name = naming.parse_job(filename)
+            except BadName:
+                continue
+            if only is None or name.id == only:
+                yield Place(status, detail, filename, name)
+
+    # -- contents -------------------------------------------------------------------------------------------
+
+    def path(self, place: Place) -> str:
+        return f"{self.layout.directory_of(place.status, place.detail)}/{place.filename}"
+
+    def read_job(self, path: str, job_id: int) -> Content | None:
+        """A job's file; None when it is gone.
+
+        Raises DamagedFile when it is torn, of another job, of a version from the future, no regular file, or of
+        another user (in a spool that is not shared).
+        """
+        content = fsops.read(path)
+        if content is None:
+            return None
+        if content.owner != self._owner_uid and not self.shared:
+            raise DamagedFile(path, f"belongs to user {content.owner}, not to you; not run")
+        try:
+            job = _decode_job(content.data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if not content.data:
+                raise DamagedFile(path, "is empty") from error
+            raise DamagedFile(path, f"is no job's JSON ({error})") from error
+        if job.id != job_id:
+            raise DamagedFile(path, f"its name says job {job_id}, its content job {job.id}")
+        if job.version > FORMAT_VERSION:
+            raise DamagedFile(path, f"is of version {job.version}; this program knows {FORMAT_VERSION}")
+        return Content(job, content.data)
+
+    def records(self) -> Iterator[Job]:
+        """The workflow's own immutable record of all jobs, in order of id. Raises DamagedFile."""
+        for line in self._record_lines():
+            yield self._decode_record(line, Job)
+
+    def record(self, job: int) -> Job:
+        """One job as it was submitted. Raises NotFound, DamagedFile."""
+        lines = self._record_lines()
+        if not 1 <= job <= len(lines):
+            raise NotFound(f"workflow {self.workflow.id} has no job {job}")
+        found: Job = self._decode_record(lines[job - 1], Job)
+        return found
+
+    def ledger(self) -> Ledger:
+        """The dependency graph, without outcomes."""
+        return Ledger(
+            Link(
+                record.id,
+                record.depends_on,
+                record.cancel_on_blocking_job_failure,
+                record.scheduler,
+            )
+            for record in (self._decode_record(line, _LinkRecord) for line in self._record_lines())
+        )
+
+    def _record_lines(self) -> list[bytes]:
+        content = fsops.read(self.layout.jobs_file)
+        if content is None:
+            raise NotFound(f"{self.layout.jobs_file} is missing")
+        return content.data.splitlines()
+
+    def _decode_record(self, line: bytes, kind: type[Any]) -> Any:
+        try:
+            return msgspec.json.decode(line, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DamagedFile(self.layout.jobs_file, f"has a line that is no job ({error})") from error
+
+    def runner_record(self, directory: str) -> RunnerRecord | None:
+        """Who a runner is; None when it never came to say so."""
+        record: RunnerRecord | None = _read_record(f"{directory}/runner.json", RunnerRecord)
+        return record
+
+    def runner_end(self, directory: str) -> RunnerEnd | None:
+        end: RunnerEnd | None = _read_record(f"{directory}/end.json", RunnerEnd)
+        return end
+
+    # -- moves ----------------------------------------------------------------------------------------------
+
+    def move(
+        self,
+        move: Move,
+        place: Place,
+        status: Status,
+        detail: str | None = None,
+        *,
+        new_attempt: bool = False,
+        rank: int | None = None,
+        cause: Cause | None = None,
+    ) -> Place | None:
+        """One rename, if the table allows it. None when the file is not there any more."""
+        name = place.name._replace(
+            attempt=place.name.attempt + new_attempt,
+            rank=place.name.rank if rank is None else rank,
+            cause=cause,
+        )
+        lifecycle.check(move, place.status, status, place.name.attempt, name.attempt)
+        filename = str(name)
+        target = f"{self.layout.directory_of(status, detail)}/{filename}"
+        if not fsops.rename(self.path(place), target):
+            return None
+        return Place(status, detail, filename, name)
+
+    def set_aside(self, directory: str, name: str) -> bool:
+        """Park what cannot be understood. False when it is gone, or when it is none of ours to move (read-only)."""
+        origin = os.path.relpath(directory, self.layout.root).replace("/", ".")
+        tail = f"~{origin}~{secrets.token_hex(4)}"
+        keep = os.fsencode(name)[: naming.MAX_NAME_BYTES - len(os.fsencode(tail))]
+        try:
+            return fsops.rename(f"{directory}/{name}", f"{self.layout.aside}/{os.fsdecode(keep)}{tail}")
+        except StorageError:
+            return False
+
+    def ready_detail(self, job: Job) -> str:
+        return naming.scheduler_directory(job.scheduler)
+
+
+def _decode_workflow(data: bytes, path: str) -> Workflow:
+    try:
+        workflow = msgspec.json.decode(data, type=Workflow)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamagedFile(path, f"is no workflow's JSON ({error})") from error
+    if workflow.version > FORMAT_VERSION:
+        raise DamagedFile(
+            path, f"is of version {workflow.version}; this program knows {FORMAT_VERSION}; use a newer one"
+        )
+    return workflow
+
+
+def _read_record(path: str, kind: type[Any]) -> Any:
+    try:
+        content = fsops.read(path)
+        return None if content is None else msgspec.json.decode(content.data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, DamagedFile):
+        return None
+
+
+def encode(record: Any) -> bytes:
+    return _encode(record) + b"\n"
+
+
+def with_attempt(content: Content, attempt: Any) -> bytes:
+    """The file's bytes with one more attempt; fields that we do not know are kept."""
+    fields = _decode_any(content.data)
+    fields.setdefault("attempts", []).append(msgspec.to_builtins(attempt))
+    return encode(fields)

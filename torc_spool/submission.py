@@ -1,0 +1,193 @@
+"""Publishing a workflow: all of it or nothing, durable before its id is told.
+
+Everything is made in a staging directory of this process; one rename publishes it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from torc_spool import fsops, naming, processes
+from torc_spool.actor import identity, new_name, user_name
+from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
+from torc_spool.layout import FIXED_DIRECTORIES, Layout
+from torc_spool.model import Job, RunnerRecord, Workflow, WorkflowSpec
+from torc_spool.recovery import Here, evidence
+from torc_spool.store import encode
+
+IDS, STAGING, TRASH = ".ids", ".staging", ".trash"
+_ID_TRIES = 10_000
+
+
+class Verbatim(msgspec.Struct, frozen=True):
+    """What was submitted, byte by byte, and the name it is kept under."""
+
+    data: bytes
+    name: str = "spec.yaml"
+
+
+def prepare_root(spool: str, *, shared: bool) -> None:
+    """Make the spool's directory and its hidden ones where they are missing. Raises UntrustedSpool, StorageError."""
+    mode = 0o777 if shared else 0o755
+    if not os.path.isdir(spool):
+        fsops.make_output_directory(os.path.dirname(os.path.abspath(spool)))
+        fsops.make_directory(spool, mode)
+    fsops.check_directory(spool, shared=shared)
+    for name in (IDS, STAGING, TRASH):
+        fsops.make_directory(f"{spool}/{name}", mode)
+
+
+def publish(
+    spool: str,
+    spec: WorkflowSpec,
+    verbatim: Verbatim,
+    *,
+    cwd: str,
+    output_dir: str | None = None,
+    shared: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Submit a validated spec (s1 to s9); returns the new workflow's id.
+
+    `progress` is told now and then how many jobs have been written. Raises StorageError: then nothing was
+    published, and what was staged has been removed.
+    """
+    prepare_root(spool, shared=shared)
+    sweep(spool)
+    name = new_name()
+    staging = f"{spool}/{STAGING}/{name}"
+    mode = 0o777 if shared else 0o755
+    fsops.make_directory(staging, mode)
+    try:
+        fsops.create(f"{staging}/owner.json", encode(identity(name, kind="submit")))
+        root = f"{staging}/workflow"
+        _write(root, spec, verbatim, shared=shared, progress=progress)
+        workflow_id = reserve_id(spool, mode)
+        workflow = _workflow(workflow_id, spec, cwd=cwd, output_dir=output_dir, shared=shared)
+        fsops.create(Layout(root).workflow_file, encode(workflow), 0o666 if shared else 0o644)
+        fsops.sync_filesystem(root)
+        target = f"{spool}/{naming.workflow_directory(workflow_id, spec.name)}"
+        if not fsops.rename_directory(root, target):
+            raise StorageError("publish", target, None)
+        fsops.sync_directory(spool)
+    finally:
+        _discard(spool, name)
+    return workflow_id
+
+
+def reserve_id(spool: str, mode: int = 0o755) -> int:
+    """An id that was never used: whoever makes its directory has it (s4). Ids are never removed."""
+    used = (int(name) for name in fsops.names(f"{spool}/{IDS}") if name.isdigit())
+    published = (found[0] for name in fsops.names(spool) if (found := naming.parse_workflow(name)))
+    first = 1 + max([0, *used, *published])
+    for candidate in range(first, first + _ID_TRIES):
+        if fsops.make_directory(f"{spool}/{IDS}/{candidate}", mode):
+            return candidate
+    raise StorageError("reserve an id below", f"{spool}/{IDS}", None)
+
+
+def _workflow(workflow_id: int, spec: WorkflowSpec, *, cwd: str, output_dir: str | None, shared: bool) -> Workflow:
+    return Workflow(
+        id=workflow_id,
+        name=spec.name,
+        description=spec.description,
+        user=spec.user,
+        num_jobs=len(spec.jobs),
+        num_edges=sum(len(job.depends_on) for job in spec.jobs),
+        cwd=cwd,
+        output_dir=output_dir,
+        shared=shared,
+        submitted=time.time(),
+        submitted_by=user_name(),
+        submitted_on=processes.host_name(),
+        schedulers=spec.schedulers,
+    )
+
+
+def _write(
+    root: str,
+    spec: WorkflowSpec,
+    verbatim: Verbatim,
+    *,
+    shared: bool,
+    progress: Callable[[int], None] | None,
+) -> None:
+    directory_mode, file_mode = (0o777, 0o666) if shared else (0o755, 0o644)
+    fsops.make_directory(root, directory_mode)
+    for part in FIXED_DIRECTORIES:
+        fsops.make_directory(f"{root}/{part}", directory_mode)
+    layout = Layout(root)
+    for scheduler in spec.schedulers:
+        fsops.make_directory(layout.ready_for(scheduler["name"]), directory_mode)
+    fsops.create(layout.lock, b"", file_mode)
+    fsops.create(f"{root}/{verbatim.name}", verbatim.data, file_mode)
+    record = fsops.open_append(layout.jobs_file, file_mode)
+    try:
+        lines = bytearray()
+        for count, job in enumerate(spec.jobs, 1):
+            lines += _write_job(layout, job, file_mode)
+            if len(lines) > 1 << 20 or count == len(spec.jobs):
+                fsops.write_all(record, bytes(lines), layout.jobs_file)
+                lines.clear()
+            if progress is not None and count % 500 == 0:
+                progress(count)
+    finally:
+        os.close(record)
+
+
+def _write_job(layout: Layout, job: Job, mode: int) -> bytes:
+    name = naming.job_name(priority=job.priority, job=job.id, needs=job.resources.needs, name=job.name)
+    directory = layout.blocked if job.depends_on else layout.ready_for(job.scheduler)
+    line = encode(job)
+    # `attempts` stands in every job's file, so that a reader in any language finds a list there
+    data = line if job.attempts else line[:-2] + b',"attempts":[]}\n'
+    fsops.create(f"{directory}/{name}", data, mode)
+    return line
+
+
+def sweep(spool: str) -> None:
+    """Remove what submits and deletes of the dead have left (X1, X2, X19). Says nothing and stops at the first
+    refusal of the filesystem: whoever may will do it."""
+    here = Here.now()
+    try:
+        for name in fsops.names(f"{spool}/{STAGING}"):
+            if _owner_is_dead(f"{spool}/{STAGING}/{name}", name, here):
+                _discard(spool, name)
+        for name in fsops.names(f"{spool}/{TRASH}"):
+            fsops.remove_tree(f"{spool}/{TRASH}/{name}")
+    except (StorageError, UntrustedSpool):
+        return
+
+
+def _owner_is_dead(staging: str, name: str, here: Here) -> bool:
+    try:
+        content = fsops.read(f"{staging}/owner.json")
+    except DamagedFile:
+        return False
+    record = _owner_record(content.data if content else b"")
+    if record is None:
+        # killed between s1 and s2: the name itself says host and process
+        host, pid, _ = name.rsplit("-", 2) if naming.is_runner(name) else ("", "0", "")
+        same_host = host == naming.new_runner_name(here.host, 0).rsplit("-", 2)[0]
+        return same_host and processes.start_time(int(pid)) is None
+    alive = evidence(record, here, heartbeat_age_s=None, is_running=processes.is_same_process) is None
+    restarted = record.host == here.host and record.boot_id != here.boot_id
+    return not alive or restarted
+
+
+def _owner_record(data: bytes) -> RunnerRecord | None:
+    try:
+        return msgspec.json.decode(data, type=RunnerRecord)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _discard(spool: str, name: str) -> None:
+    """By a rename first, so that an owner who lives after all finds his directory gone, and publishes nothing."""
+    trash = f"{spool}/{TRASH}/{name}"
+    if fsops.rename_directory(f"{spool}/{STAGING}/{name}", trash):
+        fsops.remove_tree(trash)

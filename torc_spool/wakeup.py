@@ -1,0 +1,121 @@
+"""Something may have changed: signals, exited children, and file events, as one thing to wait for.
+
+File events are hints. Who waits here also polls, and loses only speed when an event is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Wakeup:
+    """A pipe that signals and watch events write to. Use as a context manager, in the main thread."""
+
+    def __init__(self, on_stop: Callable[[int], None]) -> None:
+        self._on_stop = on_stop
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._read, select.POLLIN)
+        self._before: dict[int, Any] = {}
+        self._wakeup_before = -1
+        self._observer: Any = None
+        self._watched: set[str] = set()
+        self.changed: set[str] = set()
+        """Directories in which something has appeared since the caller last cleared this."""
+
+    def __enter__(self) -> Wakeup:
+        self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+                self._before[number] = signal.signal(number, self._stop)
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _ignore)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join()
+        os.close(self._read)
+        os.close(self._write)
+
+    def wait(self, seconds: float) -> None:
+        """Until something happens, or for so long."""
+        if self._poll.poll(max(0, int(seconds * 1000) + 1) if seconds > 0 else 0):
+            try:
+                while len(os.read(self._read, 4096)) == 4096:
+                    pass
+            except BlockingIOError:
+                pass
+
+    def watch(self, directories: Iterable[str]) -> bool:
+        """Wake up when a name appears in one of these directories. True when one was not watched before: what
+        appeared in it meanwhile has to be looked for."""
+        new = [path for path in directories if path not in self._watched]
+        if not new:
+            return False
+        self._watched.update(new)
+        if self._observer is None:
+            self._observer = _observer()
+        for path in new:
+            try:
+                self._observer.schedule(_handler(self._appeared(path)), path)
+            except OSError:
+                continue  # no watches left, or the directory is gone: the poll finds out
+        return True
+
+    def _appeared(self, path: str) -> Callable[[], None]:
+        def tell() -> None:
+            self.changed.add(path)
+            try:
+                os.write(self._write, b"\0")
+            except OSError:
+                return  # full: it wakes up anyway
+
+        return tell
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self._on_stop(number)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """SIGCHLD only has to reach the wakeup descriptor."""
+
+
+def _observer() -> Any:
+    """watchdog's inotify observer for arrivals alone.
+
+    Its own emitter also asks for departures, and holds back what follows one for half a second in the hope to pair
+    it with an arrival; every claim is a departure from a watched directory.
+    """
+    from watchdog.observers.api import BaseObserver
+    from watchdog.observers.inotify import InotifyEmitter
+    from watchdog.observers.inotify_c import InotifyConstants, Mask
+
+    class ArrivalEmitter(InotifyEmitter):
+        def get_event_mask_from_filter(self) -> Mask:
+            return Mask(InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_DELETE_SELF)
+
+    observer = BaseObserver(ArrivalEmitter)
+    observer.start()
+    return observer
+
+
+def _handler(tell: Callable[[], None]) -> Any:
+    from watchdog.events import FileSystemEvent, FileSystemEventHandler
+
+    class Handler(FileSystemEventHandler):
+        def on_any_event(self, event: FileSystemEvent) -> None:
+            if event.event_type in ("created", "moved"):
+                tell()
+
+    return Handler()
