@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from torc_spool import capacity, report
-from torc_spool import spec as specs
+from torc_spool import capacity
 from torc_spool.capacity import Capacity
 from torc_spool.errors import UsageError
 from torc_spool.runner import Options, Result, Runner
@@ -18,7 +17,6 @@ from torc_spool.select import Free, Offer
 from torc_spool.served import serve_directories
 
 from .common import WORKFLOW, CommonCommand, State, clean, say, show_json
-from .submit import publish, read_spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,7 +58,11 @@ def _capacity(num_cpus: int | None, memory_gb: float | None, num_gpus: int | Non
 
 
 def _time_limit(text: str | None) -> int | None:
-    return None if text is None else specs.parse_duration(text)
+    if text is None:
+        return None
+    from torc_spool.quantities import parse_duration
+
+    return parse_duration(text)
 
 
 @click.command(cls=CommonCommand)
@@ -117,6 +119,8 @@ def run(
     if spec_or_id is not None and spec_or_id.isdigit():
         workflow_id = int(spec_or_id)
     elif spec_or_id is not None:
+        from .submit import publish, read_spec  # reading specs is not what most runners are started for
+
         parsed, verbatim = read_spec(spec_or_id)
         workflow_id = publish(spool, parsed, verbatim, output_dir)
         say(f"workflow {workflow_id}")
@@ -241,6 +245,8 @@ def preview(
     limit: int | None,
 ) -> None:
     """Show what an idle runner with these options would claim now, and why it would skip each other ready job."""
+    from torc_spool import report
+
     if max_parallel_jobs is not None and limit is not None:
         raise UsageError("--limit goes with resources; with --max-parallel-jobs that is the limit")
     has = _capacity(num_cpus, memory_gb, num_gpus, num_nodes)

@@ -18,6 +18,7 @@ from torc_spool import fsops, naming, processes
 from torc_spool.errors import Fenced, StorageError
 from torc_spool.model import Attempt, Job, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import JobName
+from torc_spool.scratch import Scratch
 from torc_spool.select import Entry
 from torc_spool.store import Content, Place, Store, encode, with_attempt
 
@@ -60,6 +61,7 @@ class Actor:
         self.directory = store.layout.runner(record.name)
         self._heartbeat = f"{self.directory}/heartbeat"
         self._journal = journal
+        self._scratch = Scratch(self.running, store.file_mode)
 
     @classmethod
     def born(cls, store: Store, record: RunnerRecord) -> Actor:
@@ -108,7 +110,7 @@ class Actor:
 
     def record_result(self, filename: str, content: Content, attempt: Attempt) -> bool:
         """f1, f2: the result is in the file. False when the file is gone by hand. Raises Fenced, StorageError."""
-        if fsops.replace(self.running, filename, with_attempt(content, attempt), self.store.file_mode):
+        if self._scratch.replace(filename, with_attempt(content, attempt)):
             return True
         return filename in self._own(self.running)
 
@@ -153,6 +155,7 @@ class Actor:
     def retire(self, exit_code: int | None = None, *, clock: Callable[[], float] = time.time) -> bool:
         """e1 to e3. False when jobs are left in its directories: they are for a recovery."""
         os.close(self._journal)
+        self._scratch.clear()
         gone = fsops.remove_directory(self.pending)
         gone = fsops.remove_directory(self.running) and gone
         if gone:

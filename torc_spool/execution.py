@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
@@ -22,9 +20,11 @@ from torc_spool.store import Content
 TASK_VARIABLE = "TORC_TASK"  # in the environment of every process of one attempt, and of no other
 RETURN_CODE_RUNTIME = 152  # as Torc records a job that ran over its stated runtime
 RETURN_CODE_MEMORY = 137  # as Torc records a job that was killed for its memory
-BASH = shutil.which("bash") or "/bin/bash"
+_BASHES = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash")
+BASH = next((path for path in _BASHES if os.access(path, os.X_OK)), _BASHES[0])
 
 _OUTPUT_TRIES = 3
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # a job gets them as it would from a shell
 
 
 class Ending(NamedTuple):
@@ -42,7 +42,7 @@ class Execution:
     def __init__(self, filename: str, name: JobName, content: Content, grant: Grant, outputs: tuple[str, str]) -> None:
         self.filename, self.name, self.content, self.grant = filename, name, content, grant
         self.stdout, self.stderr = outputs
-        self.process: subprocess.Popen[bytes] | None = None
+        self.pid = 0  # 0: not started
         self.task = ""
         self.started = time.time()
         self.started_clock = time.monotonic()
@@ -51,16 +51,11 @@ class Execution:
         self.sampled_peak = 0
         self.attempt: Attempt | None = None  # the result, once there is one
 
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
     def end(self, ending: Ending, grace_s: float) -> None:
         """Give the job its notice, SIGTERM, and SIGKILL after the grace; the first reason to end it holds."""
         if self.ending is None:
             self.ending = ending
-        if self.process is None:
+        if not self.pid:
             return
         if ending.at_once or grace_s <= 0:
             self.kill()
@@ -70,20 +65,18 @@ class Execution:
 
     def kill(self) -> None:
         """SIGKILL for the whole process tree."""
-        if self.process is not None:
+        if self.pid:
             self.kill_at = None
             processes.kill_tree(self.pid, (TASK_VARIABLE, self.task), signal.SIGKILL)
 
     def collect(self) -> None:
         """The process has exited: end what it left in its group, reap it, and make the result."""
-        assert self.process is not None
         ended_clock = time.monotonic()
         # before it is waited for, its id cannot be another group's
         with contextlib.suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
         _, wait_status, usage = os.wait4(self.pid, 0)
         code = os.waitstatus_to_exitcode(wait_status)
-        self.process.returncode = code
         code = 128 - code if code < 0 else code
         if self.ending is not None:
             processes.kill_marked(TASK_VARIABLE, self.task)
@@ -219,15 +212,19 @@ class Starter:
             out, execution.stdout = _open_output(execution.stdout)
             err, execution.stderr = _open_output(execution.stderr)
             execution.started, execution.started_clock = time.time(), time.monotonic()
-            execution.process = subprocess.Popen(
-                (BASH, "-c", execution.content.job.command),
-                stdin=self._stdin,
-                stdout=out,
-                stderr=err,
-                close_fds=False,  # all of ours are close-on-exec, those that we inherited were made so
-                cwd=self._cwd,
-                env=self._job_environ(execution),
-                process_group=0,
+            os.chdir(self._cwd)  # a spawned process starts where we are; all paths of our own are absolute
+            # all descriptors of ours are close-on-exec, and those that we inherited were made so
+            execution.pid = os.posix_spawn(
+                BASH,
+                ("bash", "-c", execution.content.job.command),
+                self._job_environ(execution),
+                file_actions=(
+                    (os.POSIX_SPAWN_DUP2, self._stdin, 0),
+                    (os.POSIX_SPAWN_DUP2, out, 1),
+                    (os.POSIX_SPAWN_DUP2, err, 2),
+                ),
+                setpgroup=0,
+                setsigdef=_IGNORED_BY_PYTHON,
             )
         finally:
             for descriptor in (out, err):

@@ -7,10 +7,8 @@ exists) is an answer; every other becomes a StorageError with the path in it.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import shutil
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -123,6 +121,8 @@ def remove_file(path: str) -> bool:
 
 def remove_tree(path: str) -> None:
     """Remove what nobody refers to any more (staging or trash). What is gone already is no error."""
+    import shutil
+
     _call("rmtree", path)
     with _translated("remove", path):
         shutil.rmtree(path, onerror=_raise_unless_gone)
@@ -185,6 +185,34 @@ def replace(directory: str, name: str, data: bytes, mode: int = 0o644) -> bool:
     finally:
         os.close(descriptor)
     return rename(temporary, f"{directory}/{name}")
+
+
+def link(source: str, target: str) -> bool:
+    """Give a file a second name. False when that cannot be: the source is gone, the name exists, no hard links here."""
+    _call("link", source)
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
+
+
+def overwrite(path: str, data: bytes) -> bool:
+    """Write over an existing file that nobody else knows. False when it is gone. Raises StorageError."""
+    _call("open", path)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in GONE:
+            return False
+        raise StorageError("open", path, error.errno) from error
+    try:
+        with _translated("write", path):
+            _write_all(descriptor, data)
+            os.ftruncate(descriptor, len(data))
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def touch(path: str) -> bool:
@@ -279,6 +307,8 @@ def make_output_directory(path: str) -> None:
 
 def sync_filesystem(path: str) -> None:
     """Bring everything of the filesystem that holds `path` to its disk: one call for any number of files."""
+    import ctypes
+
     _call("sync", path)
     with _translated("sync", path):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from filelock import lock_descriptor, unlock_descriptor
-
 from torc_spool import fsops
 
 WAIT_S = 5.0
@@ -44,6 +42,8 @@ class ClaimLock:
             yield got
         finally:
             if got and self._descriptor is not None:
+                from filelock import unlock_descriptor
+
                 unlock_descriptor(self._descriptor)
 
     def close(self) -> None:
@@ -62,6 +62,8 @@ class ClaimLock:
         return got
 
     def _wait(self, descriptor: int) -> bool:
+        from filelock import lock_descriptor  # not needed by a runner that is alone
+
         deadline, pause = self._clock() + WAIT_S, _FIRST_POLL_S
         try:
             while not lock_descriptor(descriptor, blocking=False):

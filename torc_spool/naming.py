@@ -5,8 +5,8 @@ What is not a valid name is never made and never listed as a job. `docs/spool-fo
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from typing import NamedTuple
 
 from torc_spool.errors import BadName
@@ -115,7 +115,7 @@ def parse_workflow(directory: str) -> tuple[int, str] | None:
 
 def new_runner_name(host: str, pid: int) -> str:
     """A name that is never used again: the host, the process and 32 random bits."""
-    return f"{slugify(host, 100).rstrip('-') or 'host'}-{pid}-{secrets.token_hex(4)}"
+    return f"{slugify(host, 100).rstrip('-') or 'host'}-{pid}-{os.urandom(4).hex()}"
 
 
 def is_runner(name: str) -> bool:

@@ -7,7 +7,6 @@ decides by a rename that succeeds or fails.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -315,7 +314,7 @@ class Store:
     def set_aside(self, directory: str, name: str) -> bool:
         """Park what cannot be understood. False when it is gone, or when it is none of ours to move (read-only)."""
         origin = os.path.relpath(directory, self.layout.root).replace("/", ".")
-        tail = f"~{origin}~{secrets.token_hex(4)}"
+        tail = f"~{origin}~{os.urandom(4).hex()}"
         keep = os.fsencode(name)[: naming.MAX_NAME_BYTES - len(os.fsencode(tail))]
         try:
             return fsops.rename(f"{directory}/{name}", f"{self.layout.aside}/{os.fsdecode(keep)}{tail}")

@@ -1,0 +1,52 @@
+"""New contents for files in a directory of one's own, without making and removing a file for each.
+
+Making and removing files is what is dear on many filesystems. So the file that a new content replaces is kept, under
+a second name, and the next content is written into it. A file is only ever written to while no job's name leads to it.
+"""
+
+from __future__ import annotations
+
+from torc_spool import fsops
+from torc_spool.errors import StorageError
+
+_SPARES = (".spare0", ".spare1")
+
+
+class Scratch:
+    """Replaces contents in one directory; `clear` it before the directory is removed."""
+
+    def __init__(self, directory: str, mode: int) -> None:
+        self._directory, self._mode = directory, mode
+        self._spare: str | None = None
+        self._can_link = True
+
+    def replace(self, name: str, data: bytes) -> bool:
+        """Put a new content in place of a file: written aside (f1), then one rename (f2).
+
+        False when the file or the directory is gone. Raises StorageError.
+        """
+        directory, spare = self._directory, self._spare
+        keep = _SPARES[spare == _SPARES[0]]
+        kept = self._can_link and fsops.link(f"{directory}/{name}", f"{directory}/{keep}")
+        try:
+            if spare is None or not kept:
+                done = fsops.replace(directory, name, data, self._mode)
+            else:
+                path = f"{directory}/{spare}"
+                done = fsops.overwrite(path, data) and fsops.rename(path, f"{directory}/{name}")
+        except StorageError:
+            self.clear()
+            raise
+        if kept and done:
+            self._spare = keep
+        elif not kept:
+            self._can_link = False
+            self.clear()
+        return done
+
+    def clear(self) -> None:
+        """Remove what is kept."""
+        if self._can_link or self._spare is not None:
+            for name in _SPARES:
+                fsops.remove_file(f"{self._directory}/{name}")
+        self._spare = None
