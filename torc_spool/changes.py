@@ -242,7 +242,7 @@ def _rebuild(store: Store, job: Job) -> Changed | None:
     evidence = [
         (name, parsed[1])
         for name in store.aside()
-        if (parsed := naming.job_id(name.split("~", 1)[0])) is not None and parsed[0] == job.id
+        if (parsed := naming.aside_job_id(name)) is not None and parsed[0] == job.id
     ]
     if not evidence:
         return None

@@ -15,6 +15,7 @@ from torc_spool.errors import StorageError
 from torc_spool.model import MIB, Attempt, Status
 from torc_spool.naming import JobName
 from torc_spool.slots import Grant
+from torc_spool.spawn import Order
 from torc_spool.store import Content
 
 TASK_VARIABLE = "TORC_TASK"  # in the environment of every process of one attempt, and of no other
@@ -24,7 +25,6 @@ _BASHES = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash")
 BASH = next((path for path in _BASHES if os.access(path, os.X_OK)), _BASHES[0])
 
 _OUTPUT_TRIES = 3
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # a job gets them as it would from a shell
 
 
 class Ending(NamedTuple):
@@ -202,34 +202,21 @@ class Starter:
         execution.task = f"{self._runner}/{self._workflow_id}/{name.id}.{name.attempt}"
         return execution
 
-    def start(self, execution: Execution) -> None:
-        """Make the output files and the process.
+    def order(self, execution: Execution) -> Order:
+        """What a spawner needs to start the job. Raises nothing: what goes wrong is in the spawner's outcome."""
 
-        Raises StorageError when the files cannot be made, OSError when the process cannot.
-        """
-        out = err = -1
-        try:
+        def prepare() -> tuple[int, int, int]:
             out, execution.stdout = _open_output(execution.stdout)
-            err, execution.stderr = _open_output(execution.stderr)
+            try:
+                err, execution.stderr = _open_output(execution.stderr)
+            except BaseException:
+                os.close(out)
+                raise
             execution.started, execution.started_clock = time.time(), time.monotonic()
-            os.chdir(self._cwd)  # a spawned process starts where we are; all paths of our own are absolute
-            # all descriptors of ours are close-on-exec, and those that we inherited were made so
-            execution.pid = os.posix_spawn(
-                BASH,
-                ("bash", "-c", execution.content.job.command),
-                self._job_environ(execution),
-                file_actions=(
-                    (os.POSIX_SPAWN_DUP2, self._stdin, 0),
-                    (os.POSIX_SPAWN_DUP2, out, 1),
-                    (os.POSIX_SPAWN_DUP2, err, 2),
-                ),
-                setpgroup=0,
-                setsigdef=_IGNORED_BY_PYTHON,
-            )
-        finally:
-            for descriptor in (out, err):
-                if descriptor >= 0:
-                    os.close(descriptor)
+            return self._stdin, out, err
+
+        command = execution.content.job.command
+        return Order(BASH, ("bash", "-c", command), self._job_environ(execution), self._cwd, prepare)
 
     def _job_environ(self, execution: Execution) -> dict[str, str]:
         job = execution.content.job

@@ -12,7 +12,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
@@ -43,8 +43,8 @@ def _translated(operation: str, path: str) -> Iterator[None]:
 
 def entries(path: str) -> list[str] | None:
     """All names in a directory, listed afresh by its path; None when there is no such directory."""
-    _call("list", path)
     try:
+        _call("list", path)
         return os.listdir(path)
     except NotADirectoryError as error:
         raise StorageError("list", path, error.errno) from error
@@ -61,8 +61,8 @@ def names(path: str) -> list[str]:
 
 def rename(source: str, target: str) -> bool:
     """Move one name. False when the source (or the directory of the target) is gone."""
-    _call("rename", source)
     try:
+        _call("rename", source)
         os.rename(source, target)
     except OSError as error:
         if error.errno in GONE:
@@ -84,8 +84,8 @@ def rename_directory(source: str, target: str) -> bool:
 
 def make_directory(path: str, mode: int = 0o755) -> bool:
     """False when the name exists. The mode is further cut by the umask."""
-    _call("mkdir", path)
     try:
+        _call("mkdir", path)
         os.mkdir(path, mode)
     except FileExistsError:
         return False
@@ -96,8 +96,8 @@ def make_directory(path: str, mode: int = 0o755) -> bool:
 
 def remove_directory(path: str) -> bool:
     """False while it holds anything; True when it is gone, whoever removed it."""
-    _call("rmdir", path)
     try:
+        _call("rmdir", path)
         os.rmdir(path)
     except OSError as error:
         if error.errno in _NOT_EMPTY:
@@ -109,8 +109,8 @@ def remove_directory(path: str) -> bool:
 
 def remove_file(path: str) -> bool:
     """False when it is gone already."""
-    _call("unlink", path)
     try:
+        _call("unlink", path)
         os.unlink(path)
     except OSError as error:
         if error.errno in GONE:
@@ -123,8 +123,8 @@ def remove_tree(path: str) -> None:
     """Remove what nobody refers to any more (staging or trash). What is gone already is no error."""
     import shutil
 
-    _call("rmtree", path)
     with _translated("remove", path):
+        _call("rmtree", path)
         shutil.rmtree(path, onerror=_raise_unless_gone)
 
 
@@ -135,21 +135,32 @@ def _raise_unless_gone(_function: object, _path: object, info: tuple[object, Bas
 
 def create(path: str, data: bytes = b"", mode: int = 0o644) -> bool:
     """Make a new file with this content. False when the name exists; a file that could not be written is removed."""
-    _call("create", path)
     try:
+        _call("create", path)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     except FileExistsError:
         return False
     except OSError as error:
         raise StorageError("create", path, error.errno) from error
+    _fill(descriptor, data, path)
+    return True
+
+
+def _fill(descriptor: int, data: bytes, path: str) -> None:
+    """Write a new file and close it; one that could not be written is removed, if it can be. Raises StorageError."""
+    try:
+        _write_and_close(descriptor, data)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(path)
+        raise StorageError("write", path, error.errno) from error
+
+
+def _write_and_close(descriptor: int, data: bytes) -> None:
     try:
         _write_all(descriptor, data)
-    except OSError as error:
-        os.unlink(path)
-        raise StorageError("write", path, error.errno) from error
     finally:
-        os.close(descriptor)
-    return True
+        os.close(descriptor)  # a network filesystem may say only here that it is full
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -164,33 +175,33 @@ def write_all(descriptor: int, data: bytes, path: str) -> None:
         _write_all(descriptor, data)
 
 
+def close(descriptor: int, path: str) -> None:
+    """Close a file that was written to; `path` is for the message. Raises StorageError."""
+    with _translated("write", path):
+        os.close(descriptor)
+
+
 def replace(directory: str, name: str, data: bytes, mode: int = 0o644) -> bool:
     """Put a new content in place of a file in a directory of one's own: temporary, then rename.
 
     False when the directory is gone. The temporary of an earlier try that was cut short is overwritten.
     """
     temporary = f"{directory}/.{name}.tmp"
-    _call("create", temporary)
     try:
+        _call("create", temporary)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     except OSError as error:
         if error.errno in GONE:
             return False
         raise StorageError("create", temporary, error.errno) from error
-    try:
-        _write_all(descriptor, data)
-    except OSError as error:
-        os.unlink(temporary)
-        raise StorageError("write", temporary, error.errno) from error
-    finally:
-        os.close(descriptor)
+    _fill(descriptor, data, temporary)
     return rename(temporary, f"{directory}/{name}")
 
 
 def link(source: str, target: str) -> bool:
     """Give a file a second name. False when that cannot be: the source is gone, the name exists, no hard links here."""
-    _call("link", source)
     try:
+        _call("link", source)
         os.link(source, target)
     except OSError:
         return False
@@ -199,26 +210,26 @@ def link(source: str, target: str) -> bool:
 
 def overwrite(path: str, data: bytes) -> bool:
     """Write over an existing file that nobody else knows. False when it is gone. Raises StorageError."""
-    _call("open", path)
     try:
+        _call("open", path)
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in GONE:
             return False
         raise StorageError("open", path, error.errno) from error
-    try:
-        with _translated("write", path):
+    with _translated("write", path):
+        try:
             _write_all(descriptor, data)
             os.ftruncate(descriptor, len(data))
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
     return True
 
 
 def touch(path: str) -> bool:
     """Set the file's time to the filesystem's now. False when it is gone."""
-    _call("utime", path)
     try:
+        _call("utime", path)
         os.utime(path)
     except OSError as error:
         if error.errno in GONE:
@@ -240,8 +251,8 @@ def read(path: str, *, limit: int = 1 << 40) -> Content | None:
 
     Raises DamagedFile for anything that is not a regular file.
     """
-    _call("open", path)
     try:
+        _call("open", path)
         # O_NONBLOCK: a FIFO in the place of a file must not hang us
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -273,15 +284,15 @@ def _read_all(descriptor: int, size: int) -> bytes:
 
 def open_append(path: str, mode: int = 0o644) -> int:
     """A descriptor for appending, for a file that this process alone writes. Raises StorageError."""
-    _call("create", path)
     with _translated("open", path):
+        _call("create", path)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
 def open_lock(path: str) -> int | None:
     """A descriptor for locking; None when the file is gone or may not be opened."""
-    _call("open", path)
     try:
+        _call("open", path)
         return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
@@ -289,8 +300,8 @@ def open_lock(path: str) -> int | None:
 
 def open_output(path: str) -> int | None:
     """A new file for a command's output; None when the name exists. Raises StorageError."""
-    _call("output", path)
     try:
+        _call("output", path)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
     except FileExistsError:
         return None
@@ -300,8 +311,8 @@ def open_output(path: str) -> int | None:
 
 def make_output_directory(path: str) -> None:
     """Make a directory of the user's choice, with its parents. Raises StorageError."""
-    _call("mkdir", path)
     with _translated("make directory", path):
+        _call("mkdir", path)
         os.makedirs(path, exist_ok=True)
 
 
@@ -309,8 +320,8 @@ def sync_filesystem(path: str) -> None:
     """Bring everything of the filesystem that holds `path` to its disk: one call for any number of files."""
     import ctypes
 
-    _call("sync", path)
     with _translated("sync", path):
+        _call("sync", path)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
@@ -325,8 +336,8 @@ def sync_filesystem(path: str) -> None:
 
 def sync_directory(path: str) -> None:
     """Make the names in a directory durable. Filesystems that cannot sync a directory say EINVAL: no error."""
-    _call("fsync", path)
     with _translated("sync", path):
+        _call("fsync", path)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -339,8 +350,8 @@ def sync_directory(path: str) -> None:
 
 def check_directory(path: str, *, shared: bool) -> None:
     """Refuse a directory that somebody else could have written to. Raises UntrustedSpool, StorageError."""
-    _call("stat", path)
     with _translated("look at", path):
+        _call("stat", path)
         status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
         raise UntrustedSpool(path, "is a symbolic link", "name the directory itself")

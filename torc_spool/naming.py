@@ -16,21 +16,23 @@ MAX_NAME_BYTES = 255
 SLUG_LENGTH = 80
 ANY_SCHEDULER = "any"
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_ASIDE_KEPT = 220  # bytes of a name that is set aside: more than any job's file has
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+_ATTEMPT = r"((?!0{9})[0-9]{9})\.([1-9][0-9]{0,8})"
+# a number has one spelling, so that a name that is read and written again stays the same
 _JOB = re.compile(
-    r"(?P<rank>[0-9]{6})(?:\.(?P<key>[0-9a-z]{1,32}))?"
-    r"-(?P<id>[0-9]{9})\.(?P<attempt>[1-9][0-9]{0,8})"
-    r"-c(?P<c>[0-9]{1,6})g(?P<g>[0-9]{1,6})n(?P<n>[0-9]{1,6})m(?P<m>[0-9]{1,13})t(?P<t>[0-9]{1,12})"
-    r"-(?P<slug>[A-Za-z0-9_][A-Za-z0-9._-]{0,79})"
-    r"(?:~(?P<cause>[0-9]{9})\.(?P<cause_attempt>[1-9][0-9]{0,8}))?"
-    r"\.json"
+    rf"([0-9]{{6}})(?:\.([0-9a-z]{{1,32}}))?-{_ATTEMPT}"
+    r"-c([1-9][0-9]{0,5})g(0|[1-9][0-9]{0,5})n([1-9][0-9]{0,5})m([1-9][0-9]{0,12})t(0|[1-9][0-9]{0,11})"
+    rf"-([A-Za-z0-9_][A-Za-z0-9._-]{{0,79}})(?:~{_ATTEMPT})?\.json"
 )
-_ID = re.compile(r"[0-9]{6}(?:\.[0-9a-z]{1,32})?-([0-9]{9})\.([1-9][0-9]{0,8})-.*\.json")
+_KEY = re.compile(r"[0-9a-z]{1,32}")
+_ASIDE = re.compile(rf"({_JOB.pattern})~.*", re.DOTALL)
 _WORKFLOW = re.compile(r"([1-9][0-9]{0,8})-([A-Za-z0-9_][A-Za-z0-9._-]{0,79})")
-_PART = r"[A-Za-z0-9_][A-Za-z0-9._]*(?:-[A-Za-z0-9._]+)*"
-_RUNNER = re.compile(rf"{_PART}-[0-9]+-[0-9a-f]{{8}}")
-_TAKEN = re.compile(rf"({_PART}-[0-9]+-[0-9a-f]{{8}})~({_PART}-[0-9]+-[0-9a-f]{{8}})")
-_REQUEST = re.compile(r"cancel-([0-9]{9})\.([1-9][0-9]{0,8})|stop-(.+)")
+_OWNER = r"([A-Za-z0-9_][A-Za-z0-9._-]{0,99}-[0-9]{1,10}-[0-9a-f]{8})"
+_RUNNER = re.compile(_OWNER)
+_TAKEN = re.compile(f"{_OWNER}~{_OWNER}")
+_REQUEST = re.compile(rf"cancel-{_ATTEMPT}|stop-{_OWNER}")
 
 
 class Cause(NamedTuple):
@@ -63,14 +65,21 @@ class JobName(NamedTuple):
 
 
 def job_name(*, priority: int, job: int, needs: Needs, name: str, attempt: int = 1, key: str | None = None) -> JobName:
-    """The file name of a job as it is submitted."""
+    """The file name of a job as it is submitted. Raises BadName for what no name can hold."""
+    c, g, n, m, t = needs
+    fits = 0 <= priority <= MAX_PRIORITY and 0 < job < 10**9 and 0 < attempt < 10**9
+    fits = fits and 0 < c < 10**6 and 0 <= g < 10**6 and 0 < n < 10**6 and 0 < m < 10**13 and 0 <= t < 10**12
+    if not fits or not (key is None or _KEY.fullmatch(key)):
+        raise BadName(
+            f"job {job}, attempt {attempt}, priority {priority}, key {key!r}, {needs}: no file name holds this"
+        )
     return JobName(MAX_PRIORITY - priority, job, attempt, needs, slugify(name), key)
 
 
 def parse_job(name: str) -> JobName:
     """What a file name says; raises BadName for any name that is not exactly one of ours."""
     match = _JOB.fullmatch(name)
-    if match is None or len(name) > MAX_NAME_BYTES:
+    if match is None:
         raise BadName(f"{name!r} is not the name of a job's file")
     rank, key, id_, attempt, c, g, n, m, t, slug, cause, cause_attempt = match.groups()
     return JobName(
@@ -85,9 +94,9 @@ def parse_job(name: str) -> JobName:
 
 
 def job_id(name: str) -> tuple[int, int] | None:
-    """The id and the attempt in a file name, or None for a name that is not one of ours: a cheap parse."""
-    match = _ID.fullmatch(name)
-    return (int(match[1]), int(match[2])) if match else None
+    """The id and the attempt in a file name, or None for a name that is not one of ours."""
+    match = _JOB.fullmatch(name)
+    return (int(match[3]), int(match[4])) if match else None
 
 
 def slugify(name: str, limit: int = SLUG_LENGTH) -> str:
@@ -150,8 +159,28 @@ def parse_request(name: str) -> Request | None:
     if match is None:
         return None
     if match[3] is not None:
-        return Request(runner=match[3]) if is_runner(match[3]) else None
+        return Request(runner=match[3])
     return Request(job=Cause(int(match[1]), int(match[2])))
+
+
+def aside_name(name: str, origin: str) -> str:
+    """A name in `aside/` that was never used: what it was called, where it lay, and 32 random bits."""
+    name = _cut(name, _ASIDE_KEPT)
+    where = _cut(origin.replace("/", "."), MAX_NAME_BYTES - len(os.fsencode(name)) - 10)
+    return f"{name}~{where}~{os.urandom(4).hex()}"
+
+
+def aside_job_id(name: str) -> tuple[int, int] | None:
+    """The id and the attempt of a job's file that was set aside, or None for anything else in `aside/`."""
+    match = _ASIDE.fullmatch(name)
+    return job_id(match[1]) if match else None
+
+
+def _cut(text: str, size: int) -> str:
+    """The beginning of a name: so many bytes at most, and no character in part."""
+    while len(os.fsencode(text)) > size:
+        text = text[:-1]
+    return text
 
 
 def output_names(workflow_id: int, job: JobName) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from torc_spool.naming import Cause
 from torc_spool.pace import Pace
 from torc_spool.served import Claimed, Left, Served, serve_directories
 from torc_spool.slots import Slots
+from torc_spool.spawn import Spawner
 from torc_spool.spool import Spool
 from torc_spool.wakeup import Wakeup
 
@@ -81,7 +82,8 @@ class Runner:
         tell: Callable[[str], None] = lambda _line: None,
         progress: Callable[[Runner], None] = lambda _runner: None,
     ) -> None:
-        self.spool, self.options, self.workflow_id = spool, options, workflow_id
+        output = None if options.output_dir is None else os.path.abspath(options.output_dir)
+        self.spool, self.options, self.workflow_id = spool, options._replace(output_dir=output), workflow_id
         self._tell, self._progress = tell, progress
         self.name = actors.new_name()
         self.slots = Slots(options.capacity, max_parallel_jobs=options.max_parallel_jobs)
@@ -109,6 +111,8 @@ class Runner:
         self._pace = Pace(1.0)
         self._slowest = NETWORK_POLL_S if fsops.is_network(spool.path) else LOCAL_POLL_S
         self._wakeup: Wakeup | None = None
+        self._launching: dict[int, Execution] = {}  # by id(execution): their processes are being made
+        self._spawner = Spawner(self._wake)
 
     # -- the loop -------------------------------------------------------------------------------------------
 
@@ -145,6 +149,7 @@ class Runner:
         """One turn; False when the runner is through."""
         try:
             self._heed_signals()
+            self._take_in()
             if self._reap():
                 self._put_away_orphans()
             self._retry()
@@ -156,11 +161,11 @@ class Runner:
         except Fenced as fenced:
             self._be_fenced(fenced)
         self._progress(self)
-        if self.executions or self._unstarted or self._unrecorded:
+        if self.executions or self._launching or self._unstarted or self._unrecorded:
             self._idle_since = None
             if self._pace.due():
                 self._pace.slower(self._slowest)
-            return self._stage is not Stage.KILLING or bool(self.executions)
+            return self._stage is not Stage.KILLING or bool(self.executions or self._launching)
         return self._stage is Stage.CLAIMING and self._idle()
 
     def _timeout(self) -> float:
@@ -177,6 +182,10 @@ class Runner:
         if self._idle_since is not None and self.options.wait_for_new_jobs_s:
             at = min(at, self._idle_since + self.options.wait_for_new_jobs_s)
         return max(0.0, min(at - now, 3600.0))
+
+    def _wake(self) -> None:
+        if self._wakeup is not None:
+            self._wakeup.poke()
 
     # -- workflows ------------------------------------------------------------------------------------------
 
@@ -272,12 +281,26 @@ class Runner:
         self._launch(execution)
 
     def _launch(self, execution: Execution) -> None:
-        served, starter = self._of[id(execution)]
-        try:
-            starter.start(execution)
-        except (StorageError, OSError) as error:
-            self._not_launched(execution, error)
-            return
+        _, starter = self._of[id(execution)]
+        self._launching[id(execution)] = execution
+        self._spawner.start(execution, starter.order(execution))
+
+    def _take_in(self, *, wait: bool = False) -> None:
+        """Take in the processes that have been started since."""
+        for execution, pid, error in self._spawner.outcomes(wait=wait):
+            del self._launching[id(execution)]
+            if error is not None:
+                self._not_launched(execution, error)
+                continue
+            execution.pid = pid
+            self._launched(execution)
+            if execution.ending is not None:
+                execution.end(execution.ending, self.options.grace_s)
+            if self._stage is Stage.KILLING:
+                execution.kill()
+
+    def _launched(self, execution: Execution) -> None:
+        served, _ = self._of[id(execution)]
         self.executions[execution.pid] = execution
         resources = execution.content.job.resources
         if self._limits and resources.memory_bytes is not None:
@@ -295,12 +318,17 @@ class Runner:
             }
         )
 
-    def _not_launched(self, execution: Execution, error: StorageError | OSError) -> None:
+    def _not_launched(self, execution: Execution, error: Exception) -> None:
         """A node that cannot make processes or files now must not eat the queue: the job waits. What is wrong with
         the job itself (its directory, its length) is its failure."""
+        if not isinstance(error, OSError | StorageError):
+            raise error
         if isinstance(error, StorageError) or error.errno in _TRY_LATER:
             if not self._unstarted:
                 self._tell(f"job {execution.content.job.name} cannot be started yet: {error}; trying again")
+            if self._stage in (Stage.ENDING, Stage.KILLING) and execution.ending is None:
+                self._give_back(execution)
+                return
             self._unstarted.append(execution)
             self._retry_at = min(self._retry_at, time.monotonic() + START_RETRY_S)
             return
@@ -325,6 +353,9 @@ class Runner:
                 return any_exited
             any_exited = True
             execution = self.executions.pop(exited.si_pid, None)
+            if execution is None and self._launching:
+                self._take_in(wait=True)  # it ended before we heard that it had begun
+                continue
             if execution is None:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(exited.si_pid, os.WNOHANG)
@@ -334,7 +365,7 @@ class Runner:
 
     def _put_away_orphans(self) -> None:
         """Kill what a job left that had changed its session: it was handed to us when its parent died."""
-        running = {execution.task for execution in self.executions.values()}
+        running = {execution.task for execution in self._under_way()}
         for task in orphaned_tasks(self.executions):
             if task not in running:
                 processes.kill_marked(TASK_VARIABLE, task)
@@ -455,7 +486,7 @@ class Runner:
     def _obey_in(self, served: Served) -> None:
         cancels, stop = served.wishes()
         if cancels:
-            for execution in [*self.executions.values(), *self._unstarted]:
+            for execution in [*self._under_way(), *self._unstarted]:
                 name = execution.name
                 if self._of[id(execution)][0] is served and Cause(name.id, name.attempt) in cancels:
                     execution.end(Ending(Status.CANCELED, "canceled by request"), self.options.grace_s)
@@ -474,15 +505,19 @@ class Runner:
                 self._end_jobs(f"the runner was stopped by {name}")
             else:
                 self._stage = Stage.KILLING
-                for execution in self.executions.values():
+                for execution in self._under_way():
                     execution.kill()
+
+    def _under_way(self) -> list[Execution]:
+        """The jobs that run, or are about to."""
+        return [*self.executions.values(), *self._launching.values()]
 
     def _end_jobs(self, reason: str) -> None:
         """Claim nothing more, and give every job its notice."""
         self._stage = Stage.ENDING
         self._stop_reason = reason
         self._give_up_at = time.monotonic() + self.options.grace_s + 2 * RECORD_RETRY_S
-        for execution in self.executions.values():
+        for execution in self._under_way():
             execution.end(Ending(Status.TERMINATED, reason), self.options.grace_s)
         unstarted, self._unstarted = self._unstarted, []
         for execution in unstarted:
@@ -499,6 +534,8 @@ class Runner:
         self._fenced = True
         self._stage = Stage.KILLING
         self._stop_reason = "it was fenced"
+        while self._launching:
+            self._take_in(wait=True)
         for execution in self.executions.values():
             execution.kill()
             processes.kill_marked(TASK_VARIABLE, execution.task)
@@ -573,6 +610,7 @@ class Runner:
 
     def _abandon(self) -> None:
         """Leave every workflow; what could not be recorded stays where a recovery finds it."""
+        self._spawner.close()
         for execution in list(self.executions.values()):
             execution.kill()
         processes.kill_marked(recovery.RUNNER_VARIABLE, self.name)

@@ -313,11 +313,9 @@ class Store:
 
     def set_aside(self, directory: str, name: str) -> bool:
         """Park what cannot be understood. False when it is gone, or when it is none of ours to move (read-only)."""
-        origin = os.path.relpath(directory, self.layout.root).replace("/", ".")
-        tail = f"~{origin}~{os.urandom(4).hex()}"
-        keep = os.fsencode(name)[: naming.MAX_NAME_BYTES - len(os.fsencode(tail))]
+        target = naming.aside_name(name, os.path.relpath(directory, self.layout.root))
         try:
-            return fsops.rename(f"{directory}/{name}", f"{self.layout.aside}/{os.fsdecode(keep)}{tail}")
+            return fsops.rename(f"{directory}/{name}", f"{self.layout.aside}/{target}")
         except StorageError:
             return False
 

@@ -5,6 +5,7 @@ File events are hints. Who waits here also polls, and loses only speed when an e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -57,6 +58,11 @@ class Wakeup:
             except BlockingIOError:
                 pass
 
+    def poke(self) -> None:
+        """Wake it up; from any thread."""
+        with contextlib.suppress(OSError):  # full: it wakes up anyway; closed: nobody sleeps there
+            os.write(self._write, b"\0")
+
     def watch(self, directories: Iterable[str]) -> bool:
         """Wake up when a name appears in one of these directories. True when one was not watched before: what
         appeared in it meanwhile has to be looked for."""
@@ -76,10 +82,7 @@ class Wakeup:
     def _appeared(self, path: str) -> Callable[[], None]:
         def tell() -> None:
             self.changed.add(path)
-            try:
-                os.write(self._write, b"\0")
-            except OSError:
-                return  # full: it wakes up anyway
+            self.poke()
 
         return tell
 
