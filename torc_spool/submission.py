@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -54,7 +55,7 @@ def publish(
     """Submit a validated spec (s1 to s9); returns the new workflow's id.
 
     `progress` is told now and then how many jobs have been written. Raises StorageError: then nothing was
-    published, and what was staged has been removed.
+    published, and what was staged has been removed, unless it says that a published workflow could not be synced.
     """
     prepare_root(spool, shared=shared)
     sweep(spool)
@@ -73,9 +74,13 @@ def publish(
         target = f"{spool}/{naming.workflow_directory(workflow_id, spec.name)}"
         if not fsops.rename_directory(root, target):
             raise StorageError("publish", target, None)
-        fsops.sync_directory(spool)
+        try:
+            fsops.sync_directory(spool)
+        except StorageError as error:
+            raise StorageError(f"sync, after publishing workflow {workflow_id},", spool, error.errno) from error
     finally:
-        _discard(spool, name)
+        with suppress(StorageError):  # what is left is swept by the next submit
+            _discard(spool, name)
     return workflow_id
 
 
@@ -136,7 +141,7 @@ def _write(
             if progress is not None and count % 500 == 0:
                 progress(count)
     finally:
-        os.close(record)
+        fsops.close(record, layout.jobs_file)
 
 
 def _write_job(layout: Layout, job: Job, mode: int) -> bytes:
