@@ -17,6 +17,7 @@ from torc_spool.store import Place, Store
 Row = dict[str, Any]
 
 _ASIDE = "set_aside"
+_READS = 3  # of a file that moves, or is replaced, while it is read
 
 
 def iso(seconds: float | None) -> str | None:
@@ -114,17 +115,18 @@ def _current(store: Store, record: Job, place: Place | None) -> Job:
     """The job as its file has it now, where that can be read and says more than the record."""
     if place is None or (place.status in (Status.BLOCKED, Status.READY) and place.name.attempt == 1):
         return record
-    try:
-        content = store.read_job(store.path(place), record.id)
-    except DamagedFile:
-        return record
-    if content is None:  # it has moved on since
-        moved = store.locate(record.id)
+    seen: Place | None = place
+    for _ in range(_READS):
+        if seen is None:
+            break
         try:
-            content = store.read_job(store.path(moved), record.id) if moved else None
+            content = store.read_job(store.path(seen), record.id)
         except DamagedFile:
-            return record
-    return content.job if content is not None else record
+            content = None  # damaged indeed, or replaced while we read
+        if content is not None:
+            return content.job
+        seen = store.locate(record.id)  # it has moved on since
+    return record
 
 
 def _job_row(
