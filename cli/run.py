@@ -69,7 +69,13 @@ def _time_limit(text: str | None) -> int | None:
 @click.argument("spec_or_id", metavar="[SPEC_OR_ID]", required=False)
 @runner_options
 @click.option("--output-dir", metavar="DIR", help="Where stdout and stderr of the jobs go.")
-@click.option("--wait-for-new-jobs", type=click.FloatRange(min=0), metavar="SECONDS", default=0.0)
+@click.option(
+    "--wait-for-new-jobs",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=0.0,
+    help="Stay so long with nothing to do, for jobs that may come.",
+)
 @click.option("--no-limit-resources", is_flag=True, help="Do not end jobs that exceed their stated needs.")
 @click.option(
     "--grace",

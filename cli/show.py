@@ -23,13 +23,14 @@ def status(state: State, workflow_id: int) -> None:
     aside = f", {row['set_aside']} set aside" if row["set_aside"] else ""
     done = "finished" if row["finished"] else "not finished"
     click.echo(f"workflow {row['id']} {clean(row['name'])}: {done}; {row['total']} jobs: {counts or 'none'}{aside}")
-    living = [runner for runner in row["runners"] if runner["state"] != "ended"]
-    for runner in living:
+    for runner in row["runners"]:
+        if runner["state"] == "ended":
+            continue
         age = runner["heartbeat_age_s"]
         beat = f", heartbeat {age:.0f} s ago" if age is not None else ""
         evidence = f" ({clean(runner['evidence'])})" if runner["evidence"] else ""
         click.echo(f"runner {runner['name']}: {runner['state']}{evidence}{beat}")
-    if not living and not row["finished"]:
+    if not row["finished"] and not any(runner["state"] in ("alive", "silent") for runner in row["runners"]):
         click.echo(f"no runner is at work; start one with: torc-spool run {row['id']}")
 
 

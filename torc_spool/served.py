@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -264,10 +265,12 @@ class Served:
         names = {record.id: record.name for record in self.store.records()}
         snapshot = self.store.snapshot()
         owners = {owner.name: owner.state for owner in recovery.scan(self.store, only_holders=True)}
+        open_jobs = {
+            job: name for job, name in names.items() if job not in snapshot or snapshot[job].status not in OUTCOMES
+        }
         left = [
-            Left(job, name, self._why_left(job, snapshot.get(job), offer, owners, names))
-            for job, name in names.items()
-            if job not in snapshot or snapshot[job].status not in OUTCOMES
+            Left(job, name, self._why_left(job, snapshot.get(job), offer, owners, open_jobs))
+            for job, name in open_jobs.items()
         ]
         return sorted(left, key=lambda item: (item.reason.startswith("waits for"), item.id))
 
@@ -277,15 +280,17 @@ class Served:
         place: Place | None,
         offer: Offer,
         owners: dict[str, str],
-        names: dict[int, str],
+        open_jobs: dict[int, str],
     ) -> str:
         if place is None:
             return f"was set aside; see {self.store.layout.aside}"
         if place.status is Status.HELD:
-            return f"is held; let it go with: torc-spool release {self.id} {names[job]}"
+            return f"is held; let it go with: torc-spool release {self.id} {shlex.quote(open_jobs[job])}"
         if place.status is Status.BLOCKED:
             awaited = self.settler.ledger.awaited(job) if self.settler.ledger else ()
-            return "waits for " + ", ".join(names.get(other, str(other)) for other in awaited[:3])
+            waits = [open_jobs[other] for other in awaited if other in open_jobs]
+            more = f" and {len(waits) - 3} more" if len(waits) > 3 else ""
+            return "waits for " + (", ".join(waits[:3]) + more or "nothing any more")
         if place.status is Status.READY:
             return self._why_ready(place, offer)
         owner = place.detail or ""
