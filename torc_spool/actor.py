@@ -61,6 +61,7 @@ class Actor:
         self.directory = store.layout.runner(record.name)
         self._heartbeat = f"{self.directory}/heartbeat"
         self._journal = journal
+        self.taking: set[str] = set()  # the dead whose work is being taken back
         self._scratch = Scratch(self.running, store.file_mode)
 
     @classmethod
@@ -83,6 +84,10 @@ class Actor:
         """c1: True when the job is this owner's now. False proves nothing yet: ask `not_claimed`."""
         source = f"{self.store.layout.ready}/{entry.directory}/{entry.name}"
         return fsops.rename(source, f"{self.pending}/{entry.name}")
+
+    def holds(self) -> set[str]:
+        """The names of what it has claimed and not started, by a fresh listing. Raises Fenced."""
+        return set(self._own(self.pending))
 
     def not_claimed(self, entries: list[Entry]) -> set[Entry]:
         """Which of these claims were lost, by a fresh listing of one's own directory. Raises Fenced."""
@@ -134,6 +139,10 @@ class Actor:
         ready = self.store.layout.ready_for(job.scheduler)
         return fsops.rename(f"{self._owned(status)}/{filename}", f"{ready}/{target}")
 
+    def check_owned(self, status: Status) -> None:
+        """Raises Fenced when this owner's directory is gone."""
+        self._own(self._owned(status))
+
     def own_places(self) -> list[Place]:
         """What this owner holds, by a fresh listing."""
         return [place for place in self.store.held_by_owners() if place.detail == self.name]
@@ -153,8 +162,10 @@ class Actor:
             return
 
     def retire(self, exit_code: int | None = None, *, clock: Callable[[], float] = time.time) -> bool:
-        """e1 to e3. False when jobs are left in its directories: they are for a recovery."""
+        """e1 to e3. False when jobs are left in its directories, or work of the dead in its hands: for a recovery."""
         os.close(self._journal)
+        if self.taking:
+            return False
         self._scratch.clear()
         gone = fsops.remove_directory(self.pending)
         gone = fsops.remove_directory(self.running) and gone

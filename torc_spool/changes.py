@@ -63,12 +63,21 @@ def find_jobs(store: Store, wanted: Collection[str]) -> list[Job]:
 def cancel(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
     """Cancel jobs: those that wait at once, those that a runner holds by a request that it obeys."""
     settler = Settler(store)
-    changed = _each(store, find_jobs(store, wanted), lambda job, place: _cancel_one(store, job, place))
+    asked: dict[int, int] = {}  # the attempts that their holders are asked to cancel
+    jobs = find_jobs(store, wanted)
+    changed = {one.id: one for one in _each(store, jobs, lambda job, place: _cancel_one(store, job, place, asked))}
+    if asked:
+        # one that was given back before its holder could see the wish has a later attempt by now
+        places = store.snapshot()
+        back = [job for job in jobs if job.id in asked and job.id in places]
+        back = [job for job in back if places[job.id].name.attempt > asked[job.id]]
+        again = _each(store, back, lambda job, place: _cancel_one(store, job, place, asked))
+        changed |= {one.id: one for one in again}
     settler.settle()
-    return changed
+    return list(changed.values())
 
 
-def _cancel_one(store: Store, job: Job, place: Place) -> Changed | None:
+def _cancel_one(store: Store, job: Job, place: Place, asked: dict[int, int]) -> Changed | None:
     if place.status in _WAITING:
         if store.move(Move.CANCEL, place, Status.CANCELED) is None:
             return None
@@ -76,6 +85,7 @@ def _cancel_one(store: Store, job: Job, place: Place) -> Changed | None:
     if place.status in _OWNED:
         request = Request(job=Cause(job.id, place.name.attempt))
         fsops.create(f"{store.layout.requests}/{request}", b"", store.file_mode)
+        asked[job.id] = place.name.attempt
         return Changed(job.id, job.name, True, f"{place.status}: runner {place.detail} is asked to cancel it")
     return Changed(job.id, job.name, False, f"is {place.status} already")
 
@@ -130,11 +140,10 @@ def retry(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
         moved = store.move(Move.RETRY, place, status, detail, new_attempt=True)
         if moved is None:
             return None
-        if settler.ledger is not None:
-            settler.ledger.forget(job.id)
+        settler.came_back(job.id)
         return Changed(job.id, job.name, True, f"{status}, attempt {moved.name.attempt}")
 
-    changed = _each(store, jobs, one, lost=lambda job: _rebuild(store, job) if wanted else None)
+    changed = _each(store, jobs, one, lost=lambda job: _rebuild(store, settler, job) if wanted else None)
     settler.settle()
     return changed
 
@@ -208,7 +217,7 @@ def _each(
     snapshot = store.snapshot()
     changed: list[Changed] = []
     for job in jobs:
-        place = snapshot.get(job.id)
+        place = snapshot.get(job.id) or store.locate(job.id)
         result: Changed | None = None
         for _ in range(_TRIES):
             if place is None:
@@ -224,10 +233,8 @@ def _each(
 
 def _return_to(store: Store, settler: Settler, job: Job, place: Place) -> tuple[Status, str | None]:
     """Where a job goes that is to wait or run again."""
-    if settler.ledger is not None:
-        verdict = settler.ledger.verdict(job.id)
-        if verdict is None or verdict.cause is not None:
-            return Status.BLOCKED, None
+    if _has_to_wait(settler, job):
+        return Status.BLOCKED, None
     scheduler = job.scheduler
     try:
         content = store.read_job(store.path(place), job.id)
@@ -237,7 +244,14 @@ def _return_to(store: Store, settler: Settler, job: Job, place: Place) -> tuple[
     return Status.READY, naming.scheduler_directory(scheduler)
 
 
-def _rebuild(store: Store, job: Job) -> Changed | None:
+def _has_to_wait(settler: Settler, job: Job) -> bool:
+    if settler.ledger is None:
+        return False
+    verdict = settler.ledger.verdict(job.id)
+    return verdict is None or verdict.cause is not None
+
+
+def _rebuild(store: Store, settler: Settler, job: Job) -> Changed | None:
     """Make a job that was set aside anew, from the workflow's own record."""
     evidence = [
         (name, parsed[1])
@@ -246,14 +260,22 @@ def _rebuild(store: Store, job: Job) -> Changed | None:
     ]
     if not evidence:
         return None
-    attempt = 1 + max(attempt for _, attempt in evidence)
+    old, attempt = max(evidence, key=lambda found: found[1])
     actor = Actor.born(store, identity(new_name(), kind="retry"))
+    # of two who do this at once only one gets the damaged file
+    if not fsops.rename(f"{store.layout.aside}/{old}", f"{actor.running}/{old}"):
+        actor.retire()
+        return Changed(job.id, job.name, False, "is being made anew by somebody else")
     name = naming.job_name(priority=job.priority, job=job.id, needs=job.resources.needs, name=job.name, attempt=attempt)
     data = encode(job)
     if not fsops.create(f"{actor.running}/{name}", data[:-2] + b',"attempts":[]}\n', store.file_mode):
         raise StorageError("create", f"{actor.running}/{name}", None)
-    for old, _ in evidence:
-        fsops.rename(f"{store.layout.aside}/{old}", f"{store.layout.aside}/.{old}"[: len(store.layout.aside) + 256])
-    actor.give(str(name), name, job, Status.RUNNING)
+    waits = _has_to_wait(settler, job)
+    status, detail = (Status.BLOCKED, None) if waits else (Status.READY, naming.scheduler_directory(job.scheduler))
+    place = Place(Status.RUNNING, actor.name, str(name), name)
+    store.move(Move.GIVE, place, status, detail, new_attempt=True)
+    for found, _ in evidence:
+        lies = actor.running if found == old else store.layout.aside
+        fsops.rename(f"{lies}/{found}", f"{store.layout.aside}/.{found}"[: len(store.layout.aside) + 256])
     actor.retire()
-    return Changed(job.id, job.name, True, f"made anew from the record; ready, attempt {attempt + 1}")
+    return Changed(job.id, job.name, True, f"made anew from the record; {status}, attempt {attempt + 1}")

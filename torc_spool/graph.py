@@ -59,6 +59,10 @@ class Ledger:
     def dependents(self, job: int) -> list[int]:
         return self._dependents.get(job, [])
 
+    def undeterred(self, job: int) -> list[int]:
+        """Those that wait for a job, but are not canceled when it does not complete."""
+        return [dependent for dependent in self.dependents(job) if not self._links[dependent].cancel_on_failure]
+
     def verdict(self, job: int) -> Verdict | None:
         """None while the job has to wait on, or is none of this workflow's."""
         if job not in self._links:

@@ -21,6 +21,7 @@ class Move(enum.StrEnum):
     RELEASE = "release"  # what it waits for has ended
     CASCADE = "cascade"  # what it waits for did not complete
     REVIVE = "revive"  # the attempt that canceled it has been retried
+    WAIT_ANEW = "wait anew"  # what it waits for is run again
     CANCEL = "cancel"
     HOLD = "hold"
     UNHOLD = "unhold"
@@ -33,7 +34,8 @@ class Move(enum.StrEnum):
 class Rule(NamedTuple):
     sources: frozenset[Status]
     targets: frozenset[Status]
-    new_attempt: bool = False
+    new_attempt: bool = False  # the attempt in the name must rise
+    stays: bool = False  # the state must not change
 
 
 _WAITING = frozenset({Status.BLOCKED, Status.READY, Status.HELD})
@@ -51,13 +53,14 @@ RULES: Final[Mapping[Move, Rule]] = {
     Move.FINISH: Rule(_OWNED, frozenset(OUTCOMES)),
     Move.RELEASE: Rule(_only(Status.BLOCKED), _only(Status.READY)),
     Move.CASCADE: Rule(_only(Status.BLOCKED), _only(Status.CANCELED)),
-    Move.REVIVE: Rule(_only(Status.CANCELED), _RETURN, new_attempt=True),
+    Move.REVIVE: Rule(_only(Status.CANCELED), _only(Status.BLOCKED), new_attempt=True),
+    Move.WAIT_ANEW: Rule(_only(Status.BLOCKED), _only(Status.BLOCKED), new_attempt=True),
     Move.CANCEL: Rule(_WAITING, _only(Status.CANCELED)),
     Move.HOLD: Rule(_RETURN, _only(Status.HELD)),
     Move.UNHOLD: Rule(_only(Status.HELD), _RETURN),
     Move.RETRY: Rule(frozenset(UNSUCCESSFUL), _RETURN, new_attempt=True),
-    Move.PRIORITY: Rule(_WAITING, _WAITING),
-    Move.TAKE: Rule(_OWNED, _OWNED),
+    Move.PRIORITY: Rule(_WAITING, _WAITING, stays=True),
+    Move.TAKE: Rule(_OWNED, _OWNED, stays=True),
     Move.GIVE: Rule(_OWNED, _RETURN, new_attempt=True),
 }
 
@@ -66,5 +69,6 @@ def check(move: Move, source: Status, target: Status, attempt: int, new_attempt:
     """Raises ValueError when the table does not allow this move: that is our mistake, never the user's."""
     rule = RULES[move]
     rises = new_attempt > attempt if rule.new_attempt else new_attempt >= attempt
-    if source not in rule.sources or target not in rule.targets or not rises:
+    stays = source is target or not rule.stays
+    if source not in rule.sources or target not in rule.targets or not rises or not stays:
         raise ValueError(f"{move}: {source} (attempt {attempt}) -> {target} (attempt {new_attempt})")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torc_spool import fsops, naming, processes
 from torc_spool.actor import Actor
 from torc_spool.errors import DamagedFile, NotFound
+from torc_spool.lifecycle import Move
 from torc_spool.model import OUTCOMES, Attempt, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import Cause
 from torc_spool.store import Content, Place, Store, encode
@@ -78,7 +79,7 @@ def evidence(
     """
     if record.host != here.host:
         return None
-    if record.boot_id == here.boot_id:
+    if record.boot_id == here.boot_id and here.boot_id:
         if record.pid_namespace != here.pid_namespace or is_running(record.pid, record.pid_start):
             return None
         return f"process {record.pid} is gone from {record.host}"
@@ -181,11 +182,13 @@ def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
     Raises StorageError; then the actor must not retire: whoever takes over from it finishes the work.
     """
     store = actor.store
+    actor.taking.add(owner.name)
     taken = store.layout.taken(actor.name)
     fsops.make_directory(taken, store.directory_mode)
     record = f"{taken}/{owner.name}"
     if not fsops.rename_directory(owner.directory, record) and owner.name not in fsops.names(taken):
         if owner.record is not None or not owner.holds:
+            actor.taking.discard(owner.name)
             return None
         fsops.make_directory(record, store.directory_mode)  # no record was ever there: a person says it is dead
     family = {owner.name: owner.record, **_family(store, record)}
@@ -194,6 +197,8 @@ def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
     steps = _give_away(actor, owner, places)
     end = RunnerEnd(state="dead", time=time.time(), evidence=owner.evidence, recovered_by=actor.name)
     fsops.replace(record, "end.json", encode(end), store.file_mode)
+    fsops.remove_file(f"{store.layout.requests}/{naming.Request(runner=owner.name)}")
+    actor.taking.discard(owner.name)
     return steps
 
 
@@ -240,6 +245,7 @@ def _fence(actor: Actor, status: Status, family: Collection[str]) -> list[Place]
                 _collect(store, held, own, name, status, moved)
             if fsops.remove_directory(held):
                 break
+            actor.check_owned(status)  # else a taker who was fenced himself would try for ever
     return list(moved.values())
 
 
@@ -247,7 +253,7 @@ def _collect(store: Store, held: str, own: str, name: str, status: Status, moved
     if name.startswith("."):
         fsops.remove_file(f"{held}/{name}")
     elif naming.job_id(name) is None:
-        store.set_aside(held, name)
+        store.park(held, name)
     elif fsops.rename_to_own(f"{held}/{name}", own, name):
         moved[name] = Place(status, own.rsplit("/", 1)[1], name, naming.parse_job(name))
 
@@ -264,7 +270,8 @@ def _fate(store: Store, place: Place, wishes: Collection[Cause]) -> str:
         return "set aside"
     if content is None:
         return "gone"
-    if _result(content, place.name.attempt) is not None:
+    # one in pending is of an earlier run of the same attempt, moved back by hand: it is to be run again
+    if place.status is Status.RUNNING and _result(content, place.name.attempt) is not None:
         return "keep result"
     return "cancel" if Cause(place.name.id, place.name.attempt) in wishes else "requeue"
 
@@ -306,15 +313,30 @@ def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause
     if action == "keep result" and result is not None:
         actor.show(place.filename, result, place.status)
     elif action == "cancel":
-        wish = Cause(place.name.id, place.name.attempt)
-        _write_lost(actor, place, content, owner, Status.CANCELED)
+        if place.status is Status.RUNNING:
+            _write_lost(actor, place, content, owner, Status.CANCELED)
         actor.show(place.filename, Status.CANCELED, place.status)
-        fsops.remove_file(f"{store.layout.requests}/{naming.Request(job=wish)}")
+        fsops.remove_file(_wish_path(store, place.name))
     else:
         if place.status is Status.RUNNING:
             _write_lost(actor, place, content, owner, None)
         actor.give(place.filename, place.name, content.job, place.status)
+        if fsops.remove_file(_wish_path(store, place.name)):
+            action = "cancel"  # the wish was made after we had looked
+            _cancel_given(store, place.name, content)
     return action
+
+
+def _wish_path(store: Store, name: naming.JobName) -> str:
+    return f"{store.layout.requests}/{naming.Request(job=Cause(name.id, name.attempt))}"
+
+
+def _cancel_given(store: Store, name: naming.JobName, content: Content) -> None:
+    """Cancel a job that was just given back; if somebody has it already, he is asked to."""
+    given = name._replace(attempt=name.attempt + 1, cause=None)
+    place = Place(Status.READY, store.ready_detail(content.job), str(given), given)
+    if store.move(Move.CANCEL, place, Status.CANCELED) is None:
+        fsops.create(_wish_path(store, given), b"", store.file_mode)
 
 
 def _write_lost(actor: Actor, place: Place, content: Content, owner: Owner, outcome: Status | None) -> None:

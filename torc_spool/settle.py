@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import cached_property
 
 from torc_spool import naming
-from torc_spool.graph import Verdict
+from torc_spool.graph import Ledger, Verdict
 from torc_spool.lifecycle import Move
 from torc_spool.model import Status
 from torc_spool.select import Entry
@@ -26,8 +27,20 @@ class Settler:
         self._store = store
         self.ledger = store.ledger() if store.workflow.num_edges else None
         self._blocked: dict[int, str] = {}  # names remembered from the last pass
+        self._back: set[int] = set()  # jobs that we have moved out of `done/`
         self.due = self.ledger is not None  # whether something may have changed that only a listing can tell
         self.cost_s = 0.0  # of the last full pass
+
+    def came_back(self, job: int) -> None:
+        """A job has no outcome any more: it was moved out of `done/` to be run again."""
+        if self.ledger is not None:
+            self.ledger.forget(job)
+            self._back.add(job)
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        """The graph with the outcomes as they were last seen; None where nobody waits for anybody."""
+        return self._store.ledger() if self._store.workflow.num_edges else None
 
     def after(self, job: int, attempt: int, outcome: Status) -> list[Entry]:
         """What follows from an outcome of one's own, by remembered names: no listing. Returns what became ready."""
@@ -50,6 +63,7 @@ class Settler:
             self.ledger.sync(outcomes.ended)
             revived = self._revive(outcomes.causes)
             self._blocked = self._store.waiting(Status.BLOCKED)
+            self._wait_anew()
             verdicts = [self.ledger.verdict(job) for job in self._blocked]
             released += self._apply(verdict for verdict in verdicts if verdict is not None)
             if not revived and not self.due:
@@ -83,13 +97,35 @@ class Settler:
     def _revive(self, causes: dict[int, str]) -> bool:
         """Bring back to blocked what was canceled because of an attempt that no longer is an outcome."""
         assert self.ledger is not None
+        names = {job: naming.parse_job(filename) for job, filename in causes.items()}
+        because_of: dict[int, list[int]] = {}
+        for job, name in names.items():
+            if name.cause is not None:
+                because_of.setdefault(name.cause.id, []).append(job)
         revived = False
-        for job, filename in sorted(causes.items()):
-            name = naming.parse_job(filename)
-            if name.cause is None or not self.ledger.is_stale(name.cause):
+        stack = sorted(names, reverse=True)
+        while stack:
+            job = stack.pop()
+            cause = names[job].cause
+            if cause is None or job not in self.ledger.ended or not self.ledger.is_stale(cause):
                 continue
-            place = Place(Status.CANCELED, None, filename, name)
-            if self._store.move(Move.REVIVE, place, Status.BLOCKED, new_attempt=True) is not None:
-                self.ledger.forget(job)
-                revived = True
+            place = Place(Status.CANCELED, None, causes[job], names[job])
+            self._store.move(Move.REVIVE, place, Status.BLOCKED, new_attempt=True)  # or somebody else does it
+            self.came_back(job)
+            stack += because_of.get(job, ())
+            revived = True
         return revived
+
+    def _wait_anew(self) -> None:
+        """A new attempt for those that wait for what came back, so that nobody releases them by an old name (w2)."""
+        assert self.ledger is not None
+        back, self._back = self._back, set()
+        for job in sorted({job for awaited in back for job in self.ledger.undeterred(awaited)}):
+            filename = self._blocked.pop(job, None)
+            if filename is None:
+                continue
+            place = Place(Status.BLOCKED, None, filename, naming.parse_job(filename))
+            moved = self._store.move(Move.WAIT_ANEW, place, Status.BLOCKED, new_attempt=True)
+            if moved is not None:
+                self._blocked[job] = moved.filename
+            self.due = self.due or moved is None

@@ -313,11 +313,15 @@ class Store:
 
     def set_aside(self, directory: str, name: str) -> bool:
         """Park what cannot be understood. False when it is gone, or when it is none of ours to move (read-only)."""
-        target = naming.aside_name(name, os.path.relpath(directory, self.layout.root))
         try:
-            return fsops.rename(f"{directory}/{name}", f"{self.layout.aside}/{target}")
+            return self.park(directory, name)
         except StorageError:
             return False
+
+    def park(self, directory: str, name: str) -> bool:
+        """The same for who cannot go on while it lies there. Raises StorageError."""
+        target = naming.aside_name(name, os.path.relpath(directory, self.layout.root))
+        return fsops.rename(f"{directory}/{name}", f"{self.layout.aside}/{target}")
 
     def ready_detail(self, job: Job) -> str:
         return naming.scheduler_directory(job.scheduler)
