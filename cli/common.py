@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -56,8 +58,8 @@ def common_options(function: F) -> F:
     return function
 
 
-class CommonCommand(click.Command):
-    """A command with the common options of its own; what stands after its name wins over what stands before."""
+class _Common(click.Command):
+    """Has the common options of its own; what stands after its name wins over what stands before."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -78,7 +80,21 @@ class CommonCommand(click.Command):
         return super().invoke(context)
 
 
-class CommonGroup(click.Group):
+class CommonCommand(_Common):
+    """A command with the common options."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            result = super().invoke(context)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            # whoever read our output has seen enough; keep the interpreter from flushing into the closed pipe
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return None
+
+
+class CommonGroup(_Common, click.Group):
     """A group of commands that share the common options with their parents."""
 
     command_class = CommonCommand
@@ -95,8 +111,9 @@ def clean(value: object) -> str:
 
 
 def say(line: str) -> None:
-    """Talk: to stderr."""
-    print(clean(line), file=sys.stderr, flush=True)
+    """Talk: to stderr. Nothing fails because nobody listens, or because the disk that it goes to is full."""
+    with contextlib.suppress(OSError):
+        os.write(2, (clean(line) + "\n").encode(errors="backslashreplace"))
 
 
 def show_json(data: object) -> None:

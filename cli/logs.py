@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from typing import BinaryIO
 
 import click
@@ -31,37 +32,45 @@ def logs(state: State, workflow_id: int, job: str, attempt: int | None, follow: 
     if state.json:
         show_json({"id": row["id"], "name": row["name"], "stdout": row["stdout"], "stderr": row["stderr"]})
         return
-    streams: list[tuple[BinaryIO, BinaryIO]] = []
-    for path, target in ((row["stdout"], sys.stdout.buffer), (row["stderr"], sys.stderr.buffer)):
-        try:
-            streams.append((open(path, "rb"), target))  # noqa: SIM115  closed at the end of the process
-        except FileNotFoundError:
-            continue  # deleted since, or not made
-        except OSError as error:
-            raise StorageError("open", path, error.errno) from error
-    while True:
-        ended = not follow or _has_ended(store, row["id"], row["attempt"])
-        for source, target in streams:
-            _copy(source, target)
-        if ended:
-            return
-        time.sleep(_POLL_S)
+    with ExitStack() as stack:
+        streams = [
+            (source, target)
+            for path, target in ((row["stdout"], sys.stdout.buffer), (row["stderr"], sys.stderr.buffer))
+            if (source := _open(stack, path)) is not None
+        ]
+        while True:
+            ended = not follow or _has_ended(store, row["id"], row["attempt"])
+            for source, target in streams:
+                _copy(source, target)
+            if ended:
+                return
+            time.sleep(_POLL_S)
+
+
+def _open(stack: ExitStack, path: str) -> BinaryIO | None:
+    try:
+        return stack.enter_context(open(path, "rb"))
+    except FileNotFoundError:
+        return None  # deleted since, or not made
+    except OSError as error:
+        raise StorageError("open", path, error.errno) from error
 
 
 def _started(store: Store, job: str, attempt: int | None, *, wait: bool) -> report.Row:
-    """The attempt whose output is asked for: a row with its paths."""
+    """The attempt whose output is asked for: a row with its paths. Who waits wants that which is to come."""
     record = changes.find_jobs(store, [job])[0]
     while True:
         row = report.job(store, record)
-        rows = [entry for entry in row["attempts"] if entry["stdout"]]
-        if attempt is not None and attempt != row["attempt"]:
-            rows = [entry for entry in rows if entry["attempt"] == attempt]
-            if not rows:
-                raise NotFound(f"job {record.name} has no output of an attempt {attempt}")
-            return {**row, **rows[-1]}
-        if row["stdout"]:
-            return row
-        if not wait:
+        outputs = {entry["attempt"]: entry for entry in row["attempts"] if entry["stdout"]}
+        if row["stdout"] and row["stdout"] not in [entry["stdout"] for entry in outputs.values()]:
+            outputs[row["attempt"]] = row  # under way
+        to_come = wait and row["status"] not in (*OUTCOMES, "set_aside")
+        wanted = attempt or (row["attempt"] if to_come else max(outputs, default=row["attempt"]))
+        if wanted in outputs:
+            return {**row, **outputs[wanted]}
+        if attempt is not None and not (to_come and attempt == row["attempt"]):
+            raise NotFound(f"job {record.name} has no output of an attempt {attempt}")
+        if not to_come:
             raise NotFound(f"job {record.name} has no output: it is {row['status']} and was never started")
         time.sleep(_POLL_S)
 

@@ -11,7 +11,7 @@ import click
 
 from torc_spool.errors import EXIT_STOPPED, EXIT_USAGE, TorcSpoolError
 
-from .common import State, common_options
+from .common import State, common_options, say
 
 # Loaded when it is called: a command line of few imports starts in a fraction of the time.
 COMMANDS = {
@@ -85,7 +85,19 @@ def job_runner() -> None:
     sys.exit(_call(["run", *sys.argv[1:]]))
 
 
+def _open_standard_streams() -> None:
+    """Whoever started us may have closed some: the next file that is opened would take their place, and our talk."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
+
+
 def _call(arguments: list[str]) -> int:
+    _open_standard_streams()
     try:
         code = cli.main(arguments, prog_name="torc-spool", standalone_mode=False)
     except click.ClickException as error:
@@ -98,17 +110,13 @@ def _call(arguments: list[str]) -> int:
     except TorcSpoolError as error:
         if os.environ.get("TORC_SPOOL_DEBUG"):
             raise
-        print(f"torc-spool: {error}", file=sys.stderr)
+        say(f"torc-spool: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_STOPPED
-    except BrokenPipeError:
-        # whoever read our output has seen enough; keep the interpreter from flushing into the closed pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         if os.environ.get("TORC_SPOOL_DEBUG"):
             raise
-        print(f"torc-spool: {error.strerror}: {error.filename or 'an open file'}", file=sys.stderr)
+        say(f"torc-spool: {error.strerror}: {error.filename or 'an open file'}")
         return EXIT_USAGE
     return code if isinstance(code, int) else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import click
@@ -191,7 +192,7 @@ class _Lines:
 
 
 class _Bar(_Lines):
-    """A bar with counts, on a terminal."""
+    """A bar with counts, on a terminal. The terminal may go away at any time: the jobs do not go with it."""
 
     def __init__(self, total: int) -> None:
         super().__init__()
@@ -208,14 +209,17 @@ class _Bar(_Lines):
         self._task = self._bar.add_task("", total=total, counts="")
 
     def __enter__(self) -> _Bar:
-        self._bar.start()
+        with suppress(OSError):
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()
 
     def tell(self, line: str) -> None:
-        self._bar.console.print(clean(line), markup=False, highlight=False)
+        with suppress(OSError):
+            self._bar.console.print(clean(line), markup=False, highlight=False)
 
     def progress(self, runner: Runner) -> None:
         now = time.monotonic()
@@ -225,7 +229,8 @@ class _Bar(_Lines):
         counts = dict(runner.counts())
         done = sum(count for what, count in counts.items() if what != "running")
         text = ", ".join(f"{count} {what}" for what, count in counts.items())
-        self._bar.update(self._task, completed=done, counts=text)
+        with suppress(OSError):
+            self._bar.update(self._task, completed=done, counts=text)
 
 
 def _bar(total: int) -> _Lines:

@@ -7,7 +7,7 @@ import time
 import click
 
 from torc_spool import report
-from torc_spool.errors import EXIT_JOBS_FAILED, EXIT_OK, EXIT_STOPPED
+from torc_spool.errors import EXIT_JOBS_FAILED, EXIT_OK, EXIT_STOPPED, NotFound
 from torc_spool.pace import Pace
 
 from .common import WORKFLOW, CommonCommand, State, say, show_json
@@ -27,6 +27,8 @@ def wait(state: State, workflow_id: int, timeout: float | None) -> int:
         row = report.status(store)
         if row["finished"]:
             break
+        if not store.exists():
+            raise NotFound(f"workflow {workflow_id} was deleted")
         if not warned and not any(runner["state"] == "alive" for runner in row["runners"]):
             say(f"no runner is at work; start one with: torc-spool run {workflow_id}")
             warned = True

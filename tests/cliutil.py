@@ -30,7 +30,7 @@ from torc_spool.store import Store
 from torc_spool.submission import Verbatim
 
 PROGRAMS = Path(sys.executable).parent  # where the console scripts were installed
-TIMEOUT_S = 60.0
+TIMEOUT_S = float(os.environ.get("TEST_TIMEOUT_S", "60"))  # a guard against a hang, never a measure
 
 T = TypeVar("T")
 
@@ -320,7 +320,9 @@ class Lab:
 
     def finished(self, workflow: int = 1) -> bool:
         places = self.store(workflow).snapshot().values()
-        return all(place.status in OUTCOMES for place in places) and len(places) == self.store(workflow).workflow.num_jobs
+        return (
+            all(place.status in OUTCOMES for place in places) and len(places) == self.store(workflow).workflow.num_jobs
+        )
 
     # -- processes ------------------------------------------------------------------------------------------
 
@@ -331,9 +333,9 @@ class Lab:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 environ = process.environ()
-                if environ.get("TORC_SPOOL_DIR") == mark and "TORC_TASK" in environ:
-                    if process.status() != psutil.STATUS_ZOMBIE:
-                        found.append(process)
+                of_a_job = environ.get("TORC_SPOOL_DIR") == mark and "TORC_TASK" in environ
+                if of_a_job and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
         return found
 
     def close(self) -> list[str]:
