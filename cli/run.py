@@ -223,7 +223,7 @@ class _Bar(_Lines):
 
     def progress(self, runner: Runner) -> None:
         now = time.monotonic()
-        if now - self._said < 0.1 and runner.executions:
+        if now - self._said < 0.1 and runner.executor.num_running:
             return
         self._said = now
         counts = dict(runner.counts())

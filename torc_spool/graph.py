@@ -43,6 +43,7 @@ class Ledger:
         self._dependents: dict[int, list[int]] = {}
         self._open: dict[int, int] = {}  # how many awaited jobs have not ended
         self._spoiled: dict[int, Cause] = {}  # because of which ended job it must be canceled
+        self._also: dict[int, list[Cause]] = {}  # because of which others; some may hold no more
         self.ended: dict[int, Ended] = {}
         for link in links:
             self._links[link.id] = link
@@ -84,7 +85,7 @@ class Ledger:
         for dependent in self._dependents.get(job, ()):
             self._open[dependent] -= 1
             if outcome is not Status.COMPLETED and self._links[dependent].cancel_on_failure:
-                self._spoiled.setdefault(dependent, Cause(job, attempt))
+                self._spoil(dependent, Cause(job, attempt))
             verdict = self.verdict(dependent)
             if verdict is not None:
                 decided.append(verdict)
@@ -96,15 +97,23 @@ class Ledger:
             return
         for dependent in self._dependents.get(job, ()):
             self._open[dependent] += 1
-            if self._spoiled.get(dependent, Cause(0, 0)).id == job:
+            if dependent in self._spoiled and self._spoiled[dependent].id == job:
                 self._respoil(dependent)
 
+    def _spoil(self, job: int, cause: Cause) -> None:
+        if job in self._spoiled:
+            self._also.setdefault(job, []).append(cause)
+        else:
+            self._spoiled[job] = cause
+
     def _respoil(self, job: int) -> None:
+        """The cause holds no more. Each other one is looked at once, so that this costs no more than they did."""
         del self._spoiled[job]
-        for awaited in self._links[job].depends_on:
-            ended = self.ended.get(awaited)
-            if ended is not None and ended.outcome is not Status.COMPLETED:
-                self._spoiled[job] = Cause(awaited, ended.attempt)
+        others = self._also.get(job, [])
+        while others:
+            cause = others.pop()
+            if not self.is_stale(cause):
+                self._spoiled[job] = cause
                 return
 
     def sync(self, listing: Mapping[int, Ended]) -> None:

@@ -110,9 +110,15 @@ class ReadyQueue:
         """Take out what `select` picked: in each bucket those are the first ones."""
         for pick in picks:
             bucket = self._buckets[pick.entry.name.split("-", 3)[2]]
-            if bucket.start < len(bucket.entries) and bucket.entries[bucket.start] == pick.entry:
+            index = bucket.start
+            if index < len(bucket.entries) and bucket.entries[index] == pick.entry:
                 bucket.start += 1
-                self._length -= 1
+            else:  # an earlier one has been inserted since, or it is gone
+                index = bisect.bisect_left(bucket.entries, pick.entry, lo=bucket.start)
+                if bucket.entries[index : index + 1] != [pick.entry]:
+                    continue
+                del bucket.entries[index]
+            self._length -= 1
             if bucket.start > 1024 and bucket.start * 2 > len(bucket.entries):
                 del bucket.entries[: bucket.start]
                 bucket.start = 0

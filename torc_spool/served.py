@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torc_spool import fsops, naming, recovery, select
 from torc_spool.actor import Actor
-from torc_spool.errors import BadName, DamagedFile, NotFound
+from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
 from torc_spool.locking import ClaimLock
 from torc_spool.model import OUTCOMES, RunnerRecord, Status
 from torc_spool.naming import Cause, JobName
@@ -46,6 +46,7 @@ class Served:
         self.lock = ClaimLock(store.layout.lock)
         self.settler = Settler(store)
         self.actor: Actor | None = None
+        self.leftover: list[Pick] = []  # claimed, but the filesystem would not let us start them yet
         self.set_aside: list[str] = []  # what was set aside here, as sentences
         self.finished = False  # whether every job had an outcome when we last looked
         self._directories = directories  # of the schedulers that it may claim from; None: all
@@ -120,17 +121,32 @@ class Served:
 
     def claim(self, offer: Offer) -> list[Claimed]:
         """Claim what fits in the offer. Raises Fenced, StorageError."""
+        won, offer = self._again(offer) if self.leftover else ([], offer)
         if self.due(time.monotonic()):
             self.refresh()
-        if not self.has_fitting(offer):
+        if self.has_fitting(offer):
+            if self._alone:
+                won += self._claim(offer)
+            else:
+                with self.lock.held():
+                    won += self._claim(offer)
+        if not won:
             return []
-        if self._alone:
-            won = self._claim(offer)
-        else:
-            with self.lock.held():
-                won = self._claim(offer)
         actor = self.owner()
         return [claimed for pick in won if (claimed := self._load(actor, pick)) is not None]
+
+    def _again(self, offer: Offer) -> tuple[list[Pick], Offer]:
+        """What was claimed before and could not be started then, as far as it fits now."""
+        waiting, self.leftover = self.leftover, []
+        ready: list[Pick] = []
+        for pick in waiting:
+            placed = select.place(pick.needs, list(offer.nodes), offer)
+            if placed is None or offer.slots == 0:
+                self.leftover.append(pick)
+                continue
+            ready.append(pick._replace(nodes=placed))
+            offer = select.after(offer, ready[-1:])
+        return ready, offer
 
     def _claim(self, offer: Offer) -> list[Pick]:
         """Walk on past what others were faster to take, until the offer is used up or the view is."""
@@ -138,7 +154,13 @@ class Served:
         won: list[Pick] = []
         while picks := select.select(self._queue, offer):
             self._queue.discard(picks)
-            lost = [pick for pick in picks if not actor.claim(pick.entry)]
+            try:
+                lost = [pick for pick in picks if not actor.claim(pick.entry)]
+            except StorageError:
+                self.stale = True
+                own = actor.holds()
+                self.leftover += won + [pick for pick in picks if pick.entry.name in own]
+                raise
             self.stale = self.stale or bool(lost)
             really_lost = actor.not_claimed([pick.entry for pick in lost]) if lost else set()
             got = [pick for pick in picks if pick.entry not in really_lost]
@@ -154,6 +176,10 @@ class Served:
         try:
             name = naming.parse_job(filename)
             content = actor.load(filename, name.id)
+        except StorageError:
+            self.leftover.append(pick)
+            self.stale = True
+            return None
         except DamagedFile as damage:
             self._set_aside(actor.pending, filename, damage.why)
             return None

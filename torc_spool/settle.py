@@ -25,10 +25,9 @@ class Settler:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.ledger = store.ledger() if store.workflow.num_edges else None
         self._blocked: dict[int, str] = {}  # names remembered from the last pass
         self._back: set[int] = set()  # jobs that we have moved out of `done/`
-        self.due = self.ledger is not None  # whether something may have changed that only a listing can tell
+        self.due = store.workflow.num_edges > 0  # whether something may have changed that only a listing can tell
         self.cost_s = 0.0  # of the last full pass
 
     def came_back(self, job: int) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
@@ -28,8 +29,7 @@ class Wakeup:
         self._wakeup_before = -1
         self._observer: Any = None
         self._watched: set[str] = set()
-        self.changed: set[str] = set()
-        """Directories in which something has appeared since the caller last cleared this."""
+        self._changed: deque[str] = deque()
 
     def __enter__(self) -> Wakeup:
         self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -58,6 +58,14 @@ class Wakeup:
             except BlockingIOError:
                 pass
 
+    def changes(self) -> set[str]:
+        """The directories in which something has appeared since the last call."""
+        found: set[str] = set()
+        with contextlib.suppress(IndexError):
+            while True:
+                found.add(self._changed.popleft())
+        return found
+
     def poke(self) -> None:
         """Wake it up; from any thread."""
         with contextlib.suppress(OSError):  # full: it wakes up anyway; closed: nobody sleeps there
@@ -81,7 +89,7 @@ class Wakeup:
 
     def _appeared(self, path: str) -> Callable[[], None]:
         def tell() -> None:
-            self.changed.add(path)
+            self._changed.append(path)
             self.poke()
 
         return tell

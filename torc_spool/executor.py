@@ -1,0 +1,352 @@
+"""The jobs in a runner's hands, from claimed to recorded.
+
+What the node or the disk refuses for a moment is tried again: a job that cannot be started yet waits in `running`
+without a process, a result that cannot be recorded yet waits here; both keep their slot, and the runner claims nothing
+more meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import time
+from collections.abc import Callable, Collection
+
+from torc_spool import naming, processes
+from torc_spool.errors import StorageError
+from torc_spool.execution import TASK_VARIABLE, Ending, Execution, Starter, orphaned_tasks
+from torc_spool.model import Status
+from torc_spool.naming import Cause
+from torc_spool.served import Claimed, Served
+from torc_spool.slots import Slots
+from torc_spool.spawn import Spawner
+
+MEMORY_SAMPLE_S = 1.0
+RECORD_RETRY_S = 5.0
+START_RETRY_S = 1.0
+START_TROUBLE_S = 60.0  # a node that cannot start jobs for so long is sick
+_TRY_LATER = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+class Executor:
+    """Starts, watches, limits, ends and records jobs. `turn` it whenever something may have happened."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        *,
+        grace_s: float,
+        limit_resources: bool,
+        tell: Callable[[str], None],
+        complain: Callable[[str], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.slots, self.grace_s = slots, grace_s
+        self.recorded: dict[Status, int] = {}
+        self._limits = limit_resources and not slots.ignores_resources
+        self._tell, self._complain = tell, complain
+        self._spawner = Spawner(wake)
+        self._running: dict[int, Execution] = {}  # by pid
+        self._launching: dict[int, Execution] = {}  # by id(execution): their processes are being made
+        self._unstarted: list[Execution] = []  # running, as the spool sees it, but the process could not be made
+        self._unrecorded: list[Execution] = []  # ended, but the disk would not take it
+        self._of: dict[int, tuple[Served, Starter]] = {}  # by id(execution)
+        self._ending: Ending | None = None  # what is started from now on ends like all else
+        self._killing = False
+        self._retry_at = math.inf
+        self._sample_at = math.inf
+        self._give_up_at = math.inf  # on results that the disk will not take
+        self._unstartable_since = math.inf
+
+    # -- state ----------------------------------------------------------------------------------------------
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def has_processes(self) -> bool:
+        return bool(self._running or self._launching)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any job is in our hands."""
+        return self.has_processes or self.is_troubled
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether this node can take no more jobs now."""
+        return bool(self._unstarted or self._unrecorded)
+
+    @property
+    def is_sick(self) -> bool:
+        """Whether this node has not been able to start a job for a while."""
+        return time.monotonic() > self._unstartable_since + START_TROUBLE_S
+
+    def next_at(self) -> float:
+        """When a turn is due even if nothing happens, by the monotonic clock."""
+        times = [self._sample_at, self._retry_at]
+        for execution in self._running.values():
+            times += [execution.kill_at or math.inf, self._runtime_end(execution)]
+        return min(times)
+
+    def turn(self) -> bool:
+        """Take in what has been started and what has exited, try again what is due, and heed the limits.
+
+        True when a job came to its end. Raises Fenced.
+        """
+        self._take_in()
+        ended = self._reap()
+        if ended:
+            self._put_away_orphans()
+        self._retry()
+        self._heed_limits(time.monotonic())
+        return ended
+
+    # -- starts ---------------------------------------------------------------------------------------------
+
+    def start(self, served: Served, starter: Starter, job: Claimed) -> None:
+        """t2 and t3 for a claimed job. Raises Fenced; StorageError, and then the job is still claimed."""
+        grant = self.slots.take(job.pick)
+        try:
+            started = served.owner().start(job.filename, job.name, job.content)
+        except StorageError:
+            self.slots.free(grant)
+            served.leftover.append(job.pick)
+            raise
+        if started is None:
+            self.slots.free(grant)
+            self._tell(f"job {job.content.job.name} was moved away before it could start")
+            return
+        execution = starter.prepare(*started, job.content, grant)
+        self._of[id(execution)] = (served, starter)
+        self._launch(execution)
+
+    def _launch(self, execution: Execution) -> None:
+        _, starter = self._of[id(execution)]
+        self._launching[id(execution)] = execution
+        self._spawner.start(execution, starter.order(execution))
+
+    def _take_in(self, *, wait: bool = False) -> None:
+        """Take in the processes that have been started since."""
+        for execution, pid, error in self._spawner.outcomes(wait=wait):
+            del self._launching[id(execution)]
+            if error is not None:
+                self._not_launched(execution, error)
+                continue
+            execution.pid = pid
+            self._launched(execution)
+            ending = execution.ending or self._ending
+            if ending is not None:
+                execution.end(ending, self.grace_s)
+            if self._killing:
+                execution.kill()
+
+    def _launched(self, execution: Execution) -> None:
+        served, _ = self._of[id(execution)]
+        self._unstartable_since = math.inf
+        self._running[execution.pid] = execution
+        if self._limits and execution.content.job.resources.memory_bytes is not None:
+            self._sample_at = min(self._sample_at, time.monotonic() + MEMORY_SAMPLE_S / 4)
+        served.owner().note(
+            {
+                "event": "start",
+                "id": execution.name.id,
+                "attempt": execution.name.attempt,
+                "pid": execution.pid,
+                "time": execution.started,
+                "gpus": ",".join(execution.grant.devices) or None,
+                "stdout": execution.stdout,
+                "stderr": execution.stderr,
+            }
+        )
+
+    def _not_launched(self, execution: Execution, error: Exception) -> None:
+        """A node that cannot make processes or files now must not eat the queue: the job waits. What is wrong with
+        the job itself (its directory, its length) is its failure."""
+        if not isinstance(error, OSError | StorageError):
+            raise error
+        if isinstance(error, StorageError) or error.errno in _TRY_LATER:
+            self._complain(f"jobs cannot be started yet: {error}")
+            self._unstartable_since = min(self._unstartable_since, time.monotonic())
+            if self._ending is not None and execution.ending is None:
+                self._give_back(execution)
+                return
+            self._unstarted.append(execution)
+            self._retry_at = min(self._retry_at, time.monotonic() + START_RETRY_S)
+            return
+        execution.could_not_start(f"could not be started: {error.strerror}: {error.filename}")
+        self._record(execution)
+
+    # -- ends -----------------------------------------------------------------------------------------------
+
+    def _reap(self) -> bool:
+        """Record what has exited; True when anything had."""
+        any_exited = False
+        while True:
+            try:
+                exited = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return any_exited
+            if exited is None:
+                return any_exited
+            any_exited = True
+            execution = self._running.pop(exited.si_pid, None)
+            if execution is not None:
+                execution.collect()
+                self._record(execution)
+            elif self._launching:
+                self._take_in(wait=True)  # it ended before we heard that it had begun
+            else:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(exited.si_pid, os.WNOHANG)
+
+    def _put_away_orphans(self) -> None:
+        """Kill what a job left that had changed its session: it was handed to us when its parent died."""
+        running = {execution.task for execution in self._under_way()}
+        for task in orphaned_tasks(self._running):
+            if task not in running:
+                processes.kill_marked(TASK_VARIABLE, task)
+
+    def _record(self, execution: Execution) -> None:
+        """f1 to f3, then what follows; the slot is free only after that."""
+        served, _ = self._of[id(execution)]
+        attempt, name = execution.attempt, execution.name
+        assert attempt is not None
+        assert attempt.outcome is not None
+        actor = served.owner()
+        try:
+            known = actor.record_result(execution.filename, execution.content, attempt)
+            shown = known and actor.show(execution.filename, attempt.outcome)
+        except StorageError as error:
+            self._complain(f"results cannot be recorded yet: {error}")
+            self._unrecorded.append(execution)
+            self._retry_at = min(self._retry_at, time.monotonic() + RECORD_RETRY_S)
+            return
+        self._of.pop(id(execution))
+        self.slots.free(execution.grant)
+        if not shown:
+            self._tell(f"job {execution.content.job.name} was moved away while it ran; its result is not recorded")
+            return
+        self.recorded[attempt.outcome] = self.recorded.get(attempt.outcome, 0) + 1
+        actor.note(
+            {
+                "event": "end",
+                "id": name.id,
+                "attempt": name.attempt,
+                "outcome": attempt.outcome,
+                "return_code": attempt.return_code,
+                "time": attempt.end_time,
+            }
+        )
+        if attempt.outcome is not Status.COMPLETED:
+            self._tell(
+                f"{attempt.outcome}: job {execution.content.job.name} (attempt {name.attempt}): {attempt.reason}; "
+                f"stderr: {execution.stderr}"
+            )
+        if attempt.outcome is Status.CANCELED:
+            served.obeyed(naming.Request(job=Cause(name.id, name.attempt)))
+        served.add(served.settler.after(name.id, name.attempt, attempt.outcome))
+
+    def _retry(self) -> None:
+        """Try again what the disk or the process table refused."""
+        if time.monotonic() < self._retry_at:
+            return
+        self._retry_at = math.inf
+        unrecorded, self._unrecorded = self._unrecorded, []
+        for execution in unrecorded:
+            self._record(execution)
+        unstarted, self._unstarted = self._unstarted, []
+        for execution in unstarted:
+            if execution.ending is not None:
+                execution.could_not_start(execution.ending.reason)
+                self._record(execution)
+            else:
+                self._launch(execution)
+        if self._unrecorded and time.monotonic() > self._give_up_at:
+            self._tell(f"{len(self._unrecorded)} results could not be recorded; those jobs will be run again")
+            self._unrecorded.clear()
+
+    # -- limits ---------------------------------------------------------------------------------------------
+
+    def _heed_limits(self, now: float) -> None:
+        for execution in list(self._running.values()):
+            if execution.kill_at is not None and now >= execution.kill_at:
+                execution.kill()
+            elif now >= self._runtime_end(execution):
+                execution.end(execution.runtime_ending(), self.grace_s)
+        if now >= self._sample_at:
+            self._sample_memory(now)
+
+    def _runtime_end(self, execution: Execution) -> float:
+        runtime = execution.content.job.resources.runtime_s
+        if runtime is None or not self._limits or execution.ending is not None:
+            return math.inf
+        return execution.started_clock + runtime
+
+    def _sample_memory(self, now: float) -> None:
+        limited = {
+            pid: execution
+            for pid, execution in self._running.items()
+            if execution.content.job.resources.memory_bytes is not None and execution.ending is None
+        }
+        self._sample_at = now + MEMORY_SAMPLE_S if limited and self._limits else math.inf
+        for pid, sample in processes.usage(limited).items():
+            if limited[pid].over_memory(sample):
+                limited[pid].end(limited[pid].memory_ending(), 0.0)
+
+    # -- endings --------------------------------------------------------------------------------------------
+
+    def _under_way(self) -> list[Execution]:
+        """The jobs that run, or are about to."""
+        return [*self._running.values(), *self._launching.values()]
+
+    def cancel(self, served: Served, wishes: Collection[Cause]) -> None:
+        """End those jobs of a workflow whose attempts somebody wants canceled."""
+        for execution in [*self._under_way(), *self._unstarted]:
+            mine = self._of[id(execution)][0] is served
+            if mine and Cause(execution.name.id, execution.name.attempt) in wishes:
+                execution.end(Ending(Status.CANCELED, "canceled by request"), self.grace_s)
+
+    def end_all(self, reason: str) -> None:
+        """Give every job its notice; those without a process go back to ready."""
+        self._ending = Ending(Status.TERMINATED, reason)
+        self._give_up_at = time.monotonic() + self.grace_s + 2 * RECORD_RETRY_S
+        for execution in self._under_way():
+            execution.end(self._ending, self.grace_s)
+        self.give_back_unstarted()
+
+    def kill_all(self) -> None:
+        """SIGKILL for every job, at once."""
+        self._killing = True
+        for execution in self._under_way():
+            execution.kill()
+
+    def give_back_unstarted(self) -> None:
+        """Those jobs that could not be started go back to ready. Raises StorageError, Fenced."""
+        while self._unstarted:
+            self._give_back(self._unstarted[-1])
+            self._unstarted.pop()
+
+    def _give_back(self, execution: Execution) -> None:
+        served, _ = self._of[id(execution)]
+        served.owner().give(execution.filename, execution.name, execution.content.job, Status.RUNNING)
+        del self._of[id(execution)]
+        self.slots.free(execution.grant)
+
+    def abandon(self) -> None:
+        """Kill everything and record nothing: others hold our work, or we cannot go on."""
+        while self._launching:
+            self._take_in(wait=True)
+        self.kill_all()
+        for execution in self._running.values():
+            processes.kill_marked(TASK_VARIABLE, execution.task)
+        self._running.clear()
+        self._unstarted.clear()
+        self._unrecorded.clear()
+
+    def close(self) -> None:
+        """End the threads that start processes."""
+        self._spawner.close()
