@@ -322,7 +322,7 @@ class Runner:
             self.executor.cancel(served, cancels)
         if stop and self._stage is Stage.CLAIMING:
             self._stage = Stage.FINISHING
-                self._tell("asked to stop: finishing what runs, claiming nothing more")
+            self._tell("asked to stop: finishing what runs, claiming nothing more")
             served.obeyed(naming.Request(runner=self.name))
 
     def _heed_signals(self) -> None:
