@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+import psutil
 
 BASH = "bash"
 _CREATES = 200
@@ -167,7 +170,10 @@ def submit(spool: str, directory: str, *words: str) -> int:
 
 @contextmanager
 def background(words: Sequence[str], directory: str, *, errors: str = os.devnull) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that runs meanwhile, and is told to end at the end."""
+    """A command that runs meanwhile, and is told to end at the end.
+
+    What it runs itself is told first: strace ends with the command that it traces, and is deaf to SIGTERM till then.
+    """
     with open(errors, "ab") as stderr:
         process = subprocess.Popen(
             words,
@@ -180,7 +186,9 @@ def background(words: Sequence[str], directory: str, *, errors: str = os.devnull
     try:
         yield process
     finally:
-        if process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for inner in psutil.Process(process.pid).children():
+                inner.terminate()
             process.terminate()
         try:
             process.wait(30)
@@ -215,11 +223,14 @@ def workflow_directory(spool: str, workflow_id: int) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
-    if value == 0 or abs(value) >= 1000:
+    """Three digits that count; near to one, where per cents matter, a fourth."""
+    size = abs(value)
+    if size == 0 or size >= 1000:
         return f"{value:,.0f}"
-    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{value:.3g}" if abs(value) < 0.1 else f"{value:.{digits}f}"
+    if size < 0.1:
+        return f"{value:.2g}"
+    digits = 3 if 0.9 <= size < 1.1 else 2 if size < 10 else 1 if size < 100 else 0
+    return f"{value:.{digits}f}"
 
 
 def show(report: Report) -> str:

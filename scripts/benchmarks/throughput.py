@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -17,7 +18,7 @@ AIM = Aim(1.25)
 AHEAD = Aim(1.0, below=True)
 PARALLEL = (2, 8)
 # what the peers' shells run: the command itself, with its stdout and stderr in files of its own
-_COMMAND = "true >{directory}/{job}.out 2>{directory}/{job}.err"
+_COMMAND = 'true >"{directory}/{job}.out" 2>"{directory}/{job}.err"'
 
 
 class Peer(NamedTuple):
@@ -103,6 +104,20 @@ def _check(directory: str, expected: int, who: str) -> None:
         raise BenchError(f"{who} left {found} files where {expected} were expected")
 
 
+def install() -> None:
+    """Install the peers that are missing. Raises BenchError when that is not possible."""
+    packages = {"xargs": "findutils", "GNU parallel": "parallel", "make -j": "make"}
+    missing = [packages[peer.name] for peer in _peers() if peer.missing]
+    if not missing:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise BenchError(f"{', '.join(missing)} can only be installed by root, with apt-get")
+    for words in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
+        done = subprocess.run(["apt-get", "-qq", *words], stdout=sys.stderr, check=False)
+        if done.returncode != 0:
+            raise BenchError(f"apt-get {' '.join(words)} ended with {done.returncode}")
+
+
 def _peers() -> list[Peer]:
     return [
         Peer("xargs", _missing("xargs", "findutils"), _xargs),
@@ -112,7 +127,9 @@ def _peers() -> list[Peer]:
 
 
 def _missing(program: str, package: str) -> str | None:
-    return None if shutil.which(program) else f"there is no {program} here; apt-get install {package}"
+    if shutil.which(program):
+        return None
+    return f"there is no {program} here; as root pass --install, or: apt-get install {package}"
 
 
 def _no_parallel() -> str | None:
@@ -120,7 +137,7 @@ def _no_parallel() -> str | None:
     if missing:
         return missing
     said = subprocess.run(["parallel", "--version"], capture_output=True, text=True, check=False).stdout
-    return None if said.startswith("GNU parallel") else "the parallel here is another one; apt-get install parallel"
+    return None if said.startswith("GNU parallel") else "the parallel here is another program"
 
 
 def _xargs(out: str, jobs: int, parallel: int) -> float:
