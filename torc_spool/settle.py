@@ -17,7 +17,7 @@ from torc_spool.model import Status
 from torc_spool.select import Entry
 from torc_spool.store import Place, Store
 
-_PASSES = 100  # a pass that changed something is followed by another; revivals go down the graph one level each
+_PASSES = 100  # a pass that changed something is followed by another
 
 
 class Settler:
