@@ -395,13 +395,13 @@ class Runner:
             self._leave(served, errors.EXIT_OK if self.workflow_id is None else errors.EXIT_STOPPED)
             return False
         if served.finished:
-            served.refresh()  # only a retry can make work, and it makes it ready
+            served.look()  # only a retry can make work, and it makes it ready
             return served.has_fitting(self.slots.offer(self._seconds_left()))
         if served.recover():
             return True
         if served.settle():
             return True
-        served.refresh()
+        served.look()
         if served.has_fitting(self.slots.offer(self._seconds_left())):
             return True
         served.outcomes()

@@ -19,6 +19,7 @@ from torc_spool.store import Content, Place, Store
 
 LISTING_SHARE = 20  # listings may cost a twentieth of the time
 VIEW_AGE_S = 1.0
+_MOMENT_S = 0.1
 
 
 class Claimed(NamedTuple):
@@ -91,6 +92,11 @@ class Served:
         if not len(self._queue):
             return self.stale or age >= VIEW_AGE_S
         return age >= LISTING_SHARE * self._view_cost and (self.stale or age >= VIEW_AGE_S)
+
+    def look(self) -> None:
+        """Refresh the view, unless that was done this very moment."""
+        if self.stale or time.monotonic() - self._viewed > _MOMENT_S:
+            self.refresh()
 
     def refresh(self) -> None:
         """Look at the ready jobs anew, set aside what is none, and see whether anybody else is here."""
