@@ -243,20 +243,42 @@ def _open_output(path: str) -> tuple[int, str]:
     raise StorageError("create", path, None)
 
 
-def orphaned_tasks(known: Collection[int]) -> set[str]:
-    """The tasks of our children that we did not start: what jobs left behind was handed to us when its parent died.
+class Orphans(NamedTuple):
+    """Children that we did not start: what jobs left behind was handed to us when its parent died."""
 
-    Empty where the kernel does not list children (proc_pid_task_children(5)); the runner's end finds them then.
-    """
-    own = os.getpid()
+    tasks: set[str]
+    nameless: list[int]  # pids of those whose environment does not say whose they are
+
+
+def orphans(known: Collection[int] = ()) -> Orphans:
+    """None where the kernel does not list children (proc_pid_task_children(5)); the runner's end finds most then."""
+    found = Orphans(set(), [])
+    mark = f"{TASK_VARIABLE}=".encode()
     try:
-        with open(f"/proc/self/task/{own}/children", encoding="ascii") as file:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
             unknown = [int(pid) for pid in file.read().split() if int(pid) not in known]
     except OSError:
-        return set()
-    tasks: set[str] = set()
-    mark = f"{TASK_VARIABLE}=".encode()
+        return found
     for pid in unknown:
+        environ: list[bytes] = []
         with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-            tasks.update(entry[len(mark) :].decode() for entry in file.read().split(b"\0") if entry.startswith(mark))
-    return tasks
+            environ = file.read().split(b"\0")
+        tasks = [entry[len(mark) :].decode() for entry in environ if entry.startswith(mark)]
+        if tasks:
+            found.tasks.update(tasks)
+        else:
+            found.nameless.append(pid)
+    return found
+
+
+def end_children(timeout_s: float = processes.KILL_TIMEOUT_S) -> None:
+    """Kill whatever children we have, and those that they leave us, when no job runs any more."""
+    deadline = time.monotonic() + timeout_s
+    while pids := orphans().nameless:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)  # nobody else's: we have not waited for it
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+                    time.sleep(0.001)
+        if time.monotonic() >= deadline:
+            return

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 
 from torc_spool import naming, processes
 from torc_spool.errors import StorageError
-from torc_spool.execution import TASK_VARIABLE, Ending, Execution, Starter, orphaned_tasks
+from torc_spool.execution import TASK_VARIABLE, Ending, Execution, Starter, end_children, orphans
 from torc_spool.model import Status
 from torc_spool.naming import Cause
 from torc_spool.served import Claimed, Served
@@ -204,11 +204,15 @@ class Executor:
                     os.waitpid(exited.si_pid, os.WNOHANG)
 
     def _put_away_orphans(self) -> None:
-        """Kill what a job left that had changed its session: it was handed to us when its parent died."""
+        """Kill what a job left that had changed its session. What hides whose it is may be that of a running job:
+        it is killed when none runs."""
         running = {execution.task for execution in self._under_way()}
-        for task in orphaned_tasks(self._running):
+        found = orphans(self._running)
+        for task in found.tasks:
             if task not in running:
                 processes.kill_marked(TASK_VARIABLE, task)
+        if found.nameless and not running:
+            end_children()
 
     def _record(self, execution: Execution) -> None:
         """f1 to f3, then what follows; the slot is free only after that."""
@@ -348,5 +352,6 @@ class Executor:
         self._unrecorded.clear()
 
     def close(self) -> None:
-        """End the threads that start processes."""
+        """End the threads that start processes, and what jobs may have left."""
         self._spawner.close()
+        end_children()

@@ -33,7 +33,7 @@ TROUBLE_PAUSE_S = 5.0
 COMPLAINT_S = 60.0
 LOCAL_POLL_S = 60.0  # file events tell of most things
 NETWORK_POLL_S = 30.0  # they do not cross hosts
-NETWORK_AWAIT_S = 5.0  # while others run what may release something
+AWAIT_POLL_S = 5.0  # while others run what may release something: no event tells of their death, or of a failure
 
 
 class Options(NamedTuple):
@@ -374,7 +374,7 @@ class Runner:
             for served in list(self.served.values()):
                 self._leave(served, self._conclude(served))
             return False
-        self._watch_or_wait(min(self._slowest, NETWORK_AWAIT_S) if waiting and self._on_network else self._slowest)
+        self._watch_or_wait(AWAIT_POLL_S if waiting else self._slowest)
         return True
 
     def _watch_or_wait(self, longest: float) -> None:
