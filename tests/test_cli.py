@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -464,7 +465,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(lab: Lab) -> None:
 def test_a_runner_needs_nobody_to_talk_to(lab: Lab, closed: str) -> None:
     """Closed streams must not be taken for files of the spool, and a full disk below the log costs no job."""
     lab.submit("readlink /proc/self/fd/0; echo out", "exit 1")
-    command = " ".join(lab.command("run", 1))
+    command = shlex.join(lab.command("run", 1))
     done = subprocess.run(["bash", "-c", f"{command} {closed}"], env=lab.env, cwd=lab.cwd, timeout=TIMEOUT_S)
     assert done.returncode == 1
     lab.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -436,7 +437,7 @@ HOLD = (
 
 def test_usage_is_the_whole_tree_of_each_root(job: Job) -> None:
     hold = HOLD.format(mib=40)
-    run = f'{sys.executable} -S -c "$1"'
+    run = f'{shlex.quote(sys.executable)} -S -c "$1"'
     script = f"({run}) & (setsid {run}) & (({run}) &) ; wait; sleep 60"
     both = [job.start("/bin/sh", "-c", script, "sh", hold) for _ in range(2)]
     holders = [[read_pid(process) for _ in range(3)] for process in both]

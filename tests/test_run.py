@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -282,7 +283,7 @@ def test_a_terminal_shows_a_bar_with_counts(lab: Lab) -> None:
 
 # --- limits
 
-HOG = f"""{sys.executable} -S -c 'import time; x = b"x" * (150 << 20); time.sleep(LONG)'"""
+HOG = f"""{shlex.quote(sys.executable)} -S -c 'import time; x = b"x" * (150 << 20); time.sleep(LONG)'"""
 
 
 def limited(long: str) -> list[dict[str, object]]:
