@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -46,8 +47,6 @@ def entries(path: str) -> list[str] | None:
     try:
         _call("list", path)
         return os.listdir(path)
-    except NotADirectoryError as error:
-        raise StorageError("list", path, error.errno) from error
     except OSError as error:
         if error.errno in GONE:
             return None
@@ -56,7 +55,27 @@ def entries(path: str) -> list[str] | None:
 
 def names(path: str) -> list[str]:
     """The names that count: none that begins with a dot, none at all in a directory that is not there."""
-    return [name for name in entries(path) or () if not name.startswith(".")]
+    try:
+        return [name for name in entries(path) or () if not name.startswith(".")]
+    except StorageError as error:
+        if error.errno != errno.ENOTDIR:
+            raise
+        return []  # a foreign file where a directory would be: nothing lies in it
+
+
+def directories_and_files(path: str) -> tuple[list[str], list[str]]:
+    """The names that count: what may be a directory (a symbolic link may), and what is none."""
+    found: tuple[list[str], list[str]] = ([], [])
+    try:
+        _call("list", path)
+        with os.scandir(path) as scan:
+            for entry in scan:
+                if not entry.name.startswith("."):
+                    found[not (entry.is_dir(follow_symlinks=False) or entry.is_symlink())].append(entry.name)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise StorageError("list", path, error.errno) from error
+    return found
 
 
 def rename(source: str, target: str) -> bool:
@@ -125,12 +144,15 @@ def remove_tree(path: str) -> None:
 
     with _translated("remove", path):
         _call("rmtree", path)
-        shutil.rmtree(path, onerror=_raise_unless_gone)
+        if sys.version_info >= (3, 12):
+            shutil.rmtree(path, onexc=_raise_unless_gone)
+        else:
+            shutil.rmtree(path, onerror=lambda function, name, info: _raise_unless_gone(function, name, info[1]))
 
 
-def _raise_unless_gone(_function: object, _path: object, info: tuple[object, BaseException, object]) -> None:
-    if not (isinstance(info[1], OSError) and info[1].errno in GONE):
-        raise info[1]
+def _raise_unless_gone(_function: object, _path: object, error: BaseException) -> None:
+    if not (isinstance(error, OSError) and error.errno in GONE):
+        raise error
 
 
 def create(path: str, data: bytes = b"", mode: int = 0o644) -> bool:
@@ -247,7 +269,7 @@ class Content(NamedTuple):
 
 
 def read(path: str, *, limit: int = 1 << 40) -> Content | None:
-    """The content of a regular file, never through a symbolic link; None when it is gone.
+    """The content of a regular file, or its first `limit` bytes, never through a symbolic link; None when it is gone.
 
     Raises DamagedFile for anything that is not a regular file.
     """
@@ -267,18 +289,21 @@ def read(path: str, *, limit: int = 1 << 40) -> Content | None:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise DamagedFile(path, "is not a regular file")
-            return Content(_read_all(descriptor, min(limit, status.st_size + 1)), status.st_uid, status.st_mtime)
+            data = _read_up_to(descriptor, limit, status.st_size)
+            return Content(data, status.st_uid, status.st_mtime)
     finally:
         os.close(descriptor)
 
 
-def _read_all(descriptor: int, size: int) -> bytes:
-    data = os.read(descriptor, size)
-    if len(data) < size:
+def _read_up_to(descriptor: int, limit: int, size: int) -> bytes:
+    data = os.read(descriptor, min(limit, size + 1))
+    if len(data) in (size, limit):
         return data  # the common case: one call
-    parts = [data]
-    while part := os.read(descriptor, 1 << 20):
+    # it grows or shrinks meanwhile, or is larger than one call reads
+    parts, rest = [data], limit - len(data)
+    while part := os.read(descriptor, min(rest, 1 << 20)):
         parts.append(part)
+        rest -= len(part)
     return b"".join(parts)
 
 
@@ -374,10 +399,10 @@ def check_directory(path: str, *, shared: bool) -> None:
 
 def is_network(path: str) -> bool:
     """Whether the filesystem of `path` is one on which file events of other hosts are not seen."""
-    _call("stat", path)
     best, kind = "", ""
     target = os.path.realpath(path)
     try:
+        _call("stat", path)
         with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
             for line in mounts:
                 fields = line.split()

@@ -107,7 +107,7 @@ def scan(
     now: float | None = None
     found: list[Owner] = []
     for name in fsops.names(store.layout.runners):
-        if only_holders and name not in holders:
+        if not naming.is_runner(name) or (only_holders and name not in holders):
             continue
         directory = store.layout.runner(name)
         record, end = store.runner_record(directory), store.runner_end(directory)
@@ -129,10 +129,10 @@ def scan(
 
 def taken_owners(store: Store) -> Iterator[Owner]:
     """The dead whose records lie in their takers' directories."""
-    stack = [store.layout.taken(name) for name in fsops.names(store.layout.runners)]
+    stack = [store.layout.taken(name) for name in fsops.names(store.layout.runners) if naming.is_runner(name)]
     while stack:
         directory = stack.pop()
-        for name in fsops.names(directory):
+        for name in filter(naming.is_runner, fsops.names(directory)):
             path = f"{directory}/{name}"
             end = store.runner_end(path) or RunnerEnd(state="dead")
             yield Owner(name, path, store.runner_record(path), end, None, False, end.evidence)
@@ -208,7 +208,7 @@ def _family(store: Store, directory: str) -> dict[str, RunnerRecord | None]:
     stack = [f"{directory}/taken"]
     while stack:
         taken = stack.pop()
-        for name in fsops.names(taken):
+        for name in filter(naming.is_runner, fsops.names(taken)):
             path = f"{taken}/{name}"
             if store.runner_end(path) is None:
                 found[name] = store.runner_record(path)

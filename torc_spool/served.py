@@ -49,6 +49,7 @@ class Served:
         self.actor: Actor | None = None
         self.leftover: list[Pick] = []  # claimed, but the filesystem would not let us start them yet
         self.set_aside: list[str] = []  # what was set aside here, as sentences
+        self._swept = False  # whether strays have been looked for
         self.finished = False  # whether every job had an outcome when we last looked
         self._directories = directories  # of the schedulers that it may claim from; None: all
         self._queue = ReadyQueue()
@@ -253,8 +254,12 @@ class Served:
         return bool(steps)
 
     def outcomes(self) -> dict[int, Status]:
-        """The outcomes so far; `finished` is set by the way."""
-        found = {job: ended.outcome for job, ended in self.store.outcomes().ended.items()}
+        """The outcomes so far; `finished` is set by the way, and what is no job is set aside."""
+        listed = self.store.outcomes()
+        strays, self._swept = listed.foreign if self._swept else [*listed.foreign, *self.store.strays()], True
+        for directory, name in strays:
+            self._set_aside(directory, name, "is not a job's file")
+        found = {job: ended.outcome for job, ended in listed.ended.items()}
         self.finished = len(found) >= self.store.workflow.num_jobs
         return found
 

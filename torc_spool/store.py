@@ -26,6 +26,7 @@ _SNAPSHOT_TRIES = 5
 _decode_job = msgspec.json.Decoder(Job).decode
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Place(NamedTuple):
@@ -66,6 +67,10 @@ class _LinkRecord(msgspec.Struct, frozen=True):
     scheduler: str | None = None
 
 
+class _Version(msgspec.Struct, frozen=True):
+    version: int = FORMAT_VERSION
+
+
 class Store:
     """An open workflow. Make one with `open`."""
 
@@ -104,7 +109,18 @@ class Store:
         return fsops.entries(self.layout.ready) is not None
 
     def ready_directories(self) -> list[str]:
-        return fsops.names(self.layout.ready)
+        return fsops.directories_and_files(self.layout.ready)[0]
+
+    def strays(self) -> list[tuple[str, str]]:
+        """(directory, name) of what lies where only directories or only blocked jobs may, and is none."""
+        layout = self.layout
+        found = [
+            (directory, name)
+            for directory in (layout.ready, layout.pending, layout.running, layout.done)
+            for name in fsops.directories_and_files(directory)[1]
+        ]
+        blocked = [name for name in fsops.names(layout.blocked) if naming.job_id(name) is None]
+        return found + [(layout.blocked, name) for name in blocked]
 
     def ready_entries(self, directories: Iterable[str]) -> list[Entry]:
         """The ready jobs of some schedulers, not sorted."""
@@ -136,12 +152,12 @@ class Store:
 
     def waiting(self, status: Status) -> dict[int, str]:
         """File names by id in `blocked/` or `held/`; foreign names are left out."""
-        found: dict[int, str] = {}
+        found: dict[int, tuple[int, str]] = {}
         for name in fsops.names(self.layout.directory_of(status)):
             key = naming.job_id(name)
-            if key is not None:
-                found[key[0]] = name
-        return found
+            if key is not None and found.get(key[0], (0, ""))[0] < key[1]:
+                found[key[0]] = (key[1], name)  # of two files of one job the higher attempt holds
+        return {job: name for job, (_, name) in found.items()}
 
     def owner_directories(self) -> dict[str, set[Status]]:
         """All directories below `pending/` and `running/` that are somebody's, whether he lives or not."""
@@ -168,14 +184,19 @@ class Store:
         """Where each job is, by id. A job that moves meanwhile is shown in one of the places where it was;
         if some are missing, the directories are read again."""
         found: dict[int, Place] = {}
-        for _ in range(_SNAPSHOT_TRIES):
+        for tries in range(_SNAPSHOT_TRIES):
             for place in self._all_places():
                 known = found.get(place.name.id)
                 if known is None or known.name.attempt <= place.name.attempt:
                     found[place.name.id] = place
-            if len(found) >= self.workflow.num_jobs - len(self.aside()):
+            if len(found) >= self.workflow.num_jobs:
+                break
+            if tries and len(found.keys() | self._set_aside_jobs()) >= self.workflow.num_jobs:
                 break
         return found
+
+    def _set_aside_jobs(self) -> set[int]:
+        return {key[0] for name in self.aside() if (key := naming.aside_job_id(name)) is not None}
 
     def locate(self, job: int) -> Place | None:
         """Where one job is now; looks again if it passes behind the reader's back. None: nowhere, or set aside."""
@@ -227,16 +248,18 @@ class Store:
             return None
         if content.owner != self._owner_uid and not self.shared:
             raise DamagedFile(path, f"belongs to user {content.owner}, not to you; not run")
+        if not content.data:
+            raise DamagedFile(path, "is empty")
         try:
             job = _decode_job(content.data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            if not content.data:
-                raise DamagedFile(path, "is empty") from error
-            raise DamagedFile(path, f"is no job's JSON ({error})") from error
-        if job.id != job_id:
-            raise DamagedFile(path, f"its name says job {job_id}, its content job {job.id}")
+            _decode_any(content.data)  # the fields that we do not know have to be written again
+        except _UNREADABLE as error:
+            why = _from_the_future(content.data) or f"is no job's JSON ({error})"
+            raise DamagedFile(path, why) from error
         if job.version > FORMAT_VERSION:
             raise DamagedFile(path, f"is of version {job.version}; this program knows {FORMAT_VERSION}")
+        if job.id != job_id:
+            raise DamagedFile(path, f"its name says job {job_id}, its content job {job.id}")
         return Content(job, content.data)
 
     def records(self) -> Iterator[Job]:
@@ -273,7 +296,7 @@ class Store:
     def _decode_record(self, line: bytes, kind: type[Any]) -> Any:
         try:
             return msgspec.json.decode(line, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             raise DamagedFile(self.layout.jobs_file, f"has a line that is no job ({error})") from error
 
     def runner_record(self, directory: str) -> RunnerRecord | None:
@@ -330,20 +353,28 @@ class Store:
 def _decode_workflow(data: bytes, path: str) -> Workflow:
     try:
         workflow = msgspec.json.decode(data, type=Workflow)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DamagedFile(path, f"is no workflow's JSON ({error})") from error
+    except _UNREADABLE as error:
+        why = _from_the_future(data)
+        raise DamagedFile(path, f"{why}; use a newer one" if why else f"is no workflow's JSON ({error})") from error
     if workflow.version > FORMAT_VERSION:
-        raise DamagedFile(
-            path, f"is of version {workflow.version}; this program knows {FORMAT_VERSION}; use a newer one"
-        )
+        raise DamagedFile(path, f"{_from_the_future(data)}; use a newer one")
     return workflow
+
+
+def _from_the_future(data: bytes) -> str | None:
+    """Why a file is not guessed at, where all that can be read of it is that it is of a later version."""
+    try:
+        version = msgspec.json.decode(data, type=_Version).version
+    except _UNREADABLE:
+        return None
+    return f"is of version {version}; this program knows {FORMAT_VERSION}" if version > FORMAT_VERSION else None
 
 
 def _read_record(path: str, kind: type[Any]) -> Any:
     try:
         content = fsops.read(path)
         return None if content is None else msgspec.json.decode(content.data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, DamagedFile):
+    except (*_UNREADABLE, DamagedFile):
         return None
 
 

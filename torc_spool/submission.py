@@ -86,7 +86,7 @@ def publish(
 
 def reserve_id(spool: str, mode: int = 0o755) -> int:
     """An id that was never used: whoever makes its directory has it (s4). Ids are never removed."""
-    used = (int(name) for name in fsops.names(f"{spool}/{IDS}") if name.isdigit())
+    used = (int(name) for name in fsops.names(f"{spool}/{IDS}") if name.isdecimal())
     published = (found[0] for name in fsops.names(spool) if (found := naming.parse_workflow(name)))
     first = 1 + max([0, *used, *published])
     for candidate in range(first, first + _ID_TRIES):
