@@ -265,9 +265,13 @@ def test_a_job_of_several_nodes_has_them_alone() -> None:
 def is_true(reason: str, needs: Needs, offer: Offer, left: Offer, taken: int) -> bool:
     """Whether a reason states facts that rule the job out."""
     patterns = {
-        r"needs (\d+) nodes, the runner has (\d+)": lambda x, y: x == needs.num_nodes > y == len(offer.nodes),
-        r"needs (\d+) cpus(?: on a node)?, the runner has (\d+)": lambda x, y: x == needs.num_cpus > y == CAPACITY.cpus,
-        r"needs (\d+) gpus(?: on a node)?, the runner has (\d+)": lambda x, y: x == needs.num_gpus > y == CAPACITY.gpus,
+        r"needs (\d+) nodes?, the runner has (\d+)": lambda x, y: x == needs.num_nodes > y == len(offer.nodes),
+        r"needs (\d+) cpus?(?: on a node)?, the runner has (\d+)": lambda x, y: (
+            x == needs.num_cpus > y == CAPACITY.cpus
+        ),
+        r"needs (\d+) gpus?(?: on a node)?, the runner has (\d+)": lambda x, y: (
+            x == needs.num_gpus > y == CAPACITY.gpus
+        ),
         r"needs (\d+) MiB of memory(?: on a node)?, the runner has (\d+)": (
             lambda x, y: x == needs.memory_mib > y == CAPACITY.memory_mib
         ),
@@ -277,8 +281,8 @@ def is_true(reason: str, needs: Needs, offer: Offer, left: Offer, taken: int) ->
         r"needs (\d+) whole nodes, (\d+) are free": (
             lambda x, y: x == needs.num_nodes > y == sum(node == CAPACITY for node in left.nodes)
         ),
-        r"needs (\d+) cpus, (\d+) are free": lambda x, y: x == needs.num_cpus > y == max(n.cpus for n in left.nodes),
-        r"needs (\d+) gpus, (\d+) are free": lambda x, y: x == needs.num_gpus > y == max(n.gpus for n in left.nodes),
+        r"needs (\d+) cpus?, (\d+) are free": lambda x, y: x == needs.num_cpus > y == max(n.cpus for n in left.nodes),
+        r"needs (\d+) gpus?, (\d+) are free": lambda x, y: x == needs.num_gpus > y == max(n.gpus for n in left.nodes),
         r"needs (\d+) MiB of memory, (\d+) are free": (
             lambda x, y: x == needs.memory_mib > y == max(n.memory_mib for n in left.nodes)
         ),
