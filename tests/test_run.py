@@ -473,7 +473,7 @@ def test_preview_shows_what_a_runner_really_claims(lab: Lab) -> None:
     reasons = {row["name"]: row["reason"] for row in preview["skipped"]}
     assert set(reasons) == {"too big", "c2", "c1", "too long", "bound"}
     assert "5000 cpus" in reasons["too big"]
-    assert reasons["c1"] == "needs 1 cpus, 0 are free"
+    assert reasons["c1"] == "needs 1 cpu, 0 are free"
     assert "7200 s" in reasons["too long"]
     assert "scheduler gpu" in reasons["bound"]
     runner = lab.start("run", 1, *options)

@@ -235,10 +235,14 @@ def never_fits(needs: Needs, offer: Offer) -> str | None:
     ):
         if wanted > has:
             where = " on a node" if unit != "nodes" and len(offer.nodes) > 1 else ""
-            return f"needs {wanted} {unit}{where}, the runner has {has}"
+            return f"needs {_count(wanted, unit)}{where}, the runner has {has}"
     if offer.seconds_left is not None and needs.runtime_s > offer.seconds_left:
         return f"may run for {needs.runtime_s} s, the runner has {max(0, int(offer.seconds_left))} s left"
     return None
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit.removesuffix('s') if number == 1 else unit}"
 
 
 def why_not(needs: Needs, left: Offer) -> str:
@@ -258,5 +262,5 @@ def why_not(needs: Needs, left: Offer) -> str:
         (needs.memory_mib, max(free.memory_mib for free in left.nodes), "MiB of memory"),
     ):
         if wanted > has:
-            return f"needs {wanted} {unit}, {has} are free"
+            return f"needs {_count(wanted, unit)}, {has} are free"
     return "no single node has all that it needs free at once"
