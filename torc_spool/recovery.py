@@ -173,7 +173,7 @@ def plan(store: Store, owner: Owner) -> list[Recovered]:
         if parts is None or not {*parts} & names:
             continue
         steps.append(Recovered(place.name.id, place.filename, owner.name, _fate(store, place, wishes)))
-    return steps
+    return sorted(steps)
 
 
 def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
