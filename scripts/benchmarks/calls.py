@@ -53,7 +53,9 @@ def measure(context: Context) -> Report:
             notes += noted
     if tracing.why_not() is not None:
         notes.append(f"nothing was traced: {tracing.why_not()}")
-    notes.append(f"a further job: the difference between {jobs // 2:,} and {jobs:,} jobs, listings included")
+    notes.append(
+        f"a further job: the difference between {jobs // 2:,} and {jobs:,} jobs, listings included, to a tenth"
+    )
     return Report("d", TITLE, figures, notes)
 
 
@@ -61,8 +63,8 @@ def _figures(case: str, few: Count, many: Count, jobs: int) -> tuple[list[Figure
     further = jobs - jobs // 2
     calls = (many.total() - few.total()) / further
     figures = [
-        Figure(f"{case}: calls, a further job", calls, "", CALLS),
-        Figure(f"{case}: of them creates", (many.creates() - few.creates()) / further, "", CREATES),
+        Figure(f"{case}: calls, a further job", round(calls, 1), "", CALLS),
+        Figure(f"{case}: of them creates", round((many.creates() - few.creates()) / further, 1), "", CREATES),
         Figure(f"{case}: calls, all / {jobs:,} jobs", many.total() / jobs),
         Figure(f"{case}: calls, once for the workflow and its run", many.total() - calls * jobs),
         Figure(f"{case}: output files and heartbeats a job, aside", many.aside.total() / jobs),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ TITLE = "jobs that do nothing (`true`), from the start of `torc-spool run` to it
 AIM = Aim(1.25)
 AHEAD = Aim(1.0, below=True)
 PARALLEL = (2, 8)
+_OURS = "torc-spool run"
 # what the peers' shells run: the command itself, with its stdout and stderr in files of its own
 _COMMAND = 'true >"{directory}/{job}.out" 2>"{directory}/{job}.err"'
 
@@ -54,48 +56,65 @@ def _case(
 ) -> tuple[list[Figure], list[Figure]]:
     commands = harness.write_lines(f"{where}/commands", ["true"] * jobs)
     submits: list[float] = []
+    busy: dict[str, list[float]] = {name: [] for name in (_OURS, *(peer.name for peer in peers))}
     rounds = iter(range(10**9))
 
     def ours() -> float:
         creates.append(harness.create_cost(where))
         spool = f"{where}/spool-{next(rounds)}"
-        took, ran = torc_run(spool, where, commands, jobs, parallel)
-        submits.append(took)
-        return ran
+        submits.append(harness.seconds(lambda: harness.submit(spool, where, "--commands", commands)))
+        before = _children_cpu()
+        took = torc_run(spool, where, jobs, parallel)
+        busy[_OURS].append(_children_cpu() - before)
+        return took
 
     def theirs(peer: Peer) -> float:
         out = f"{where}/{peer.name.replace(' ', '-')}-{next(rounds)}"
         os.mkdir(out)
+        before = _children_cpu()
         took = peer.measure(out, jobs, parallel)
+        busy[peer.name].append(_children_cpu() - before)
         _check(out, 2 * jobs, peer.name)
         return took
 
-    measures: dict[str, Callable[[], float]] = {"torc-spool run": ours}
+    measures: dict[str, Callable[[], float]] = {_OURS: ours}
     measures |= {peer.name: partial(theirs, peer) for peer in peers}
     samples = harness.interleaved(context.runs, measures)
-    own, xargs = samples["torc-spool run"], samples["xargs"]
-    whole = [one + other for one, other in zip(submits, own, strict=True)]
+    own, xargs = samples[_OURS], samples.get("xargs")
     case = f"{jobs:,} jobs, {parallel} at a time: "
     ratios = [
         harness.ratio(f"{case}torc-spool run / {name}", own, took, {"xargs": AIM, "GNU parallel": AHEAD}.get(name))
         for name, took in samples.items()
-        if name != "torc-spool run"
+        if name != _OURS
     ]
-    ratios.append(harness.ratio(f"{case}with submit / xargs", whole, xargs))
+    if xargs is not None:
+        whole = [one + other for one, other in zip(submits, own, strict=True)]
+        ratios.append(harness.ratio(f"{case}with submit / xargs", whole, xargs))
+        ratios.append(harness.ratio(f"{case}processor time / xargs", busy[_OURS], busy["xargs"]))
     seconds = [harness.median(f"{case}{name}", took, "s") for name, took in samples.items()]
     seconds.append(harness.median(f"{case}torc-spool submit", submits, "s"))
+    seconds += [
+        harness.median(f"{case}{name}, processor time a job", took, "ms", scale=1e3 / jobs)
+        for name, took in busy.items()
+        if name in (_OURS, "xargs")
+    ]
     return ratios, seconds
 
 
-def torc_run(spool: str, where: str, commands: str, jobs: int, parallel: int) -> tuple[float, float]:
-    """Seconds of `submit` and of `run`, each with the start of its interpreter."""
-    submitted = harness.seconds(lambda: harness.submit(spool, where, "--commands", commands))
+def torc_run(spool: str, where: str, jobs: int, parallel: int) -> float:
+    """Seconds of `run`, with the start of its interpreter."""
     words = [harness.torc_spool(), "--spool", spool, "run", "1", "--max-parallel-jobs", str(parallel)]
     ran = harness.seconds(lambda: harness.run(words, where))
     workflow = harness.workflow_directory(spool, 1)
     _check(f"{workflow}/done/completed", jobs, "torc-spool")
     _check(f"{workflow}/output", 2 * jobs, "torc-spool")
-    return submitted, ran
+    return ran
+
+
+def _children_cpu() -> float:
+    """Processor time, user and system, of all commands so far, and of what they have waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _check(directory: str, expected: int, who: str) -> None:
