@@ -119,7 +119,7 @@ class Store:
             for directory in (layout.ready, layout.pending, layout.running, layout.done)
             for name in fsops.directories_and_files(directory)[1]
         ]
-        blocked = [name for name in fsops.names(layout.blocked) if naming.job_id(name) is None]
+        blocked = [name for name in fsops.names(layout.blocked) if self._job_id(name) is None]
         return found + [(layout.blocked, name) for name in blocked]
 
     def ready_entries(self, directories: Iterable[str]) -> list[Entry]:
@@ -138,7 +138,7 @@ class Store:
         order = (Status.CANCELED, Status.FAILED, Status.TERMINATED, Status.COMPLETED)
         for outcome in order:
             for name in fsops.names(self.layout.outcome(outcome)):
-                key = naming.job_id(name)
+                key = self._job_id(name)
                 if key is None:
                     foreign.append((f"{self.layout.outcome(outcome)}", name))
                     continue
@@ -154,7 +154,7 @@ class Store:
         """File names by id in `blocked/` or `held/`; foreign names are left out."""
         found: dict[int, tuple[int, str]] = {}
         for name in fsops.names(self.layout.directory_of(status)):
-            key = naming.job_id(name)
+            key = self._job_id(name)
             if key is not None and found.get(key[0], (0, ""))[0] < key[1]:
                 found[key[0]] = (key[1], name)  # of two files of one job the higher attempt holds
         return {job: name for job, (_, name) in found.items()}
@@ -229,8 +229,13 @@ class Store:
                 name = naming.parse_job(filename)
             except BadName:
                 continue
-            if only is None or name.id == only:
+            if name.id == only or (only is None and name.id <= self.workflow.num_jobs):
                 yield Place(status, detail, filename, name)
+
+    def _job_id(self, name: str) -> tuple[int, int] | None:
+        """The id and the attempt in the name of a file of one of this workflow's jobs; None for any other name."""
+        key = naming.job_id(name)
+        return key if key is not None and key[0] <= self.workflow.num_jobs else None
 
     # -- contents -------------------------------------------------------------------------------------------
 
@@ -260,6 +265,8 @@ class Store:
             raise DamagedFile(path, f"is of version {job.version}; this program knows {FORMAT_VERSION}")
         if job.id != job_id:
             raise DamagedFile(path, f"its name says job {job_id}, its content job {job.id}")
+        if job.id > self.workflow.num_jobs:
+            raise DamagedFile(path, f"the workflow has no job {job.id}")
         return Content(job, content.data)
 
     def records(self) -> Iterator[Job]:
