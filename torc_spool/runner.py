@@ -159,18 +159,21 @@ class Runner:
             if self._stage is Stage.CLAIMING and time.monotonic() >= self._hold_off:
                 self._take_in_changes(changed)
                 self._fill()
-            self._troubles = 0
+            self._progress(self)
+            if self._stage is Stage.CLAIMING and not self.executor.is_busy and time.monotonic() >= self._hold_off:
+                go_on = self._idle()
+                self._troubles = 0
+                return go_on
         except Fenced as fenced:
             self._be_fenced(fenced)
         except StorageError as error:
             self._be_troubled(error)
-        self._progress(self)
         if self.executor.is_busy:
-            self._idle_since = None
+            self._idle_since, self._troubles = None, 0
             if self._pace.due():
                 self._watch_or_wait(self._slowest)
             return self._stage is not Stage.KILLING or self.executor.has_processes
-        return self._stage is Stage.CLAIMING and (time.monotonic() < self._hold_off or self._idle())
+        return self._stage is Stage.CLAIMING
 
     def _be_troubled(self, error: StorageError) -> None:
         """The filesystem refuses a call. What runs goes on, and it is tried again; an idle runner soon gives up."""
@@ -279,8 +282,13 @@ class Runner:
         if self.executor.is_troubled:
             return  # this node can take no more now
         for served in list(self.served.values()):
-            for job in served.claim(self.slots.offer(self._seconds_left())):
-                self.executor.start(served, self._starters[served.id], job)
+            jobs = served.claim(self.slots.offer(self._seconds_left()))
+            while jobs:
+                try:
+                    self.executor.start(served, self._starters[served.id], jobs.pop(0))
+                except StorageError:
+                    served.leftover += [job.pick for job in jobs]
+                    raise
 
     def _seconds_left(self) -> float | None:
         """In whole seconds, rounded up: a job of two hours fits in a limit of two hours."""

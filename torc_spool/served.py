@@ -129,14 +129,18 @@ class Served:
     def claim(self, offer: Offer) -> list[Claimed]:
         """Claim what fits in the offer. Raises Fenced, StorageError."""
         won, offer = self._again(offer) if self.leftover else ([], offer)
-        if self.due(time.monotonic()):
-            self.refresh()
-        if self.has_fitting(offer):
-            if self._alone:
-                won += self._claim(offer)
-            else:
-                with self.lock.held():
+        try:
+            if self.due(time.monotonic()):
+                self.refresh()
+            if self.has_fitting(offer):
+                if self._alone:
                     won += self._claim(offer)
+                else:
+                    with self.lock.held():
+                        won += self._claim(offer)
+        except StorageError:
+            self.leftover += won
+            raise
         if not won:
             return []
         actor = self.owner()
@@ -183,6 +187,7 @@ class Served:
         try:
             name = naming.parse_job(filename)
             content = actor.load(filename, name.id)
+            content = content and self._as_claimed(actor, content, pick)
         except StorageError:
             self.leftover.append(pick)
             self.stale = True
@@ -196,7 +201,7 @@ class Served:
         if content is None:
             self.stale = True
             return None
-        return Claimed(filename, name, self._as_claimed(actor, content, pick), pick)
+        return Claimed(filename, name, content, pick)
 
     def _as_claimed(self, actor: Actor, content: Content, pick: Pick) -> Content:
         """The path holds for the scheduler: a job that was bound to another one by hand stays so on a return."""
