@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from torc_spool import fsops
 
@@ -41,15 +41,23 @@ class ClaimLock:
         try:
             yield got
         finally:
-            if got and self._descriptor is not None:
-                from filelock import unlock_descriptor
-
-                unlock_descriptor(self._descriptor)
+            if got:
+                self._release()
 
     def close(self) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            with suppress(OSError):  # nothing was written to it
+                os.close(self._descriptor)
             self._descriptor = None
+
+    def _release(self) -> None:
+        from filelock import unlock_descriptor
+
+        try:
+            if self._descriptor is not None:
+                unlock_descriptor(self._descriptor)
+        except OSError:
+            self.close()  # which lets go of it too
 
     def _acquire(self) -> bool:
         if self._clock() < self._not_before:

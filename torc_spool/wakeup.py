@@ -78,13 +78,13 @@ class Wakeup:
         if not new:
             return False
         self._watched.update(new)
-        if self._observer is None:
-            self._observer = _observer()
         for path in new:
             try:
+                if self._observer is None:
+                    self._observer = _observer()
                 self._observer.schedule(_handler(self._appeared(path)), path)
-            except OSError:
-                continue  # no watches left, or the directory is gone: the poll finds out
+            except (OSError, RuntimeError):
+                continue  # no watches or threads left, or the directory is gone: the poll finds out
         return True
 
     def _appeared(self, path: str) -> Callable[[], None]:
