@@ -53,7 +53,9 @@ class Settler:
     def settle(self) -> list[Entry]:
         """A full pass over fresh listings, and again until nothing changes. Returns what became ready."""
         if self.ledger is None:
-            return []
+            if not self._store.waiting(Status.BLOCKED):
+                return []
+            self.ledger = self._store.ledger()  # where nobody waits, a person has put somebody to wait
         started = time.monotonic()
         released: list[Entry] = []
         for _ in range(_PASSES):
