@@ -14,6 +14,10 @@ import psutil
 import tracing
 from harness import Aim, BenchError, Context, Figure, Report
 
+from torc_spool import spec as specs
+from torc_spool.spool import Spool
+from torc_spool.submission import Verbatim
+
 TITLE = "an idle runner, `torc-spool run --wait-for-new-jobs`, in a spool with a finished workflow"
 CPU = Aim(0.1, below=True)
 CALLS = Aim(20, below=True)
@@ -21,7 +25,8 @@ COUNTED = f"{os.path.dirname(os.path.abspath(__file__))}/counted.py"
 SETTLE_S = 5.0
 WINDOW_S = 65.0
 QUICK_S = 20.0
-_JOBS = 100
+WORKFLOWS = 10
+_JOBS = 20
 
 
 def measure(context: Context) -> Report:
@@ -29,17 +34,19 @@ def measure(context: Context) -> Report:
     window = context.idle_s or (QUICK_S if context.quick else WINDOW_S)
     settle = min(SETTLE_S, window)
     context.say(f"(e) an idle runner, for {settle + window:g} s")
-    spools = [_finished(directory, name) for name in ("plain", "counted", "traced")]
+    plain_spool, traced_spool, one, many = (
+        _finished(directory, name, workflows)
+        for name, workflows in (("plain", 1), ("traced", 1), ("counted", 1), ("counted-many", WORKFLOWS))
+    )
     log = f"{directory}/idle.strace"
     words = [harness.torc_spool(), "--spool"]
     wait = ["run", "--wait-for-new-jobs", "1000000"]
-    counting = [sys.executable, COUNTED, "idle", spools[1], str(settle), str(window)]
+    traced = [*words, traced_spool, *wait]
     with (
-        subprocess.Popen(counting, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as counted,
-        harness.background([*words, spools[0], *wait], directory) as plain,
-        harness.background(
-            tracing.traced(log, [*words, spools[2], *wait]) if tracing.why_not() is None else ["true"], directory
-        ),
+        _counting(directory, one, settle, window) as counted,
+        _counting(directory, many, settle, window) as counted_many,
+        harness.background([*words, plain_spool, *wait], directory) as plain,
+        harness.background(tracing.traced(log, traced) if tracing.why_not() is None else ["true"], directory),
     ):
         time.sleep(settle)
         process, begun = psutil.Process(plain.pid), time.time()
@@ -47,25 +54,38 @@ def measure(context: Context) -> Report:
         time.sleep(window)
         busy = cpu_seconds(process) - before
         took = time.time() - begun
-        said, _ = counted.communicate()
+        kinds, kinds_many = _counts(counted), _counts(counted_many)
+    return _report(window, busy / took, kinds, kinds_many, _traced(log, traced_spool, begun, begun + took))
+
+
+def _counting(directory: str, spool: str, settle: float, window: float) -> subprocess.Popen[bytes]:
+    """An idle runner that counts its calls, and says them at its end."""
+    words = [sys.executable, COUNTED, "idle", spool, str(settle), str(window)]
+    return subprocess.Popen(words, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def _counts(counted: subprocess.Popen[bytes]) -> Counter[str]:
+    said, _ = counted.communicate()
     if counted.returncode != 0:
         raise BenchError(f"the counted runner ended with {counted.returncode}")
-    kinds = Counter[str](json.loads(said))
-    return _report(window, busy / took, kinds, _traced(log, spools[2], begun, begun + took))
+    return Counter(json.loads(said))
 
 
-def _report(window: float, share: float, kinds: Counter[str], traced: Counter[str] | None) -> Report:
+def _report(
+    window: float, share: float, kinds: Counter[str], many: Counter[str], traced: Counter[str] | None
+) -> Report:
     minutes = window / 60
+    counted = "calls on the spool a minute, counted by the library"
     figures = [
         Figure("processor time, of one core", share * 100, "%", CPU),
-        Figure("calls on the spool a minute, counted by the library", sum(kinds.values()) / minutes, "", CALLS),
+        Figure(counted, kinds.total() / minutes, "", CALLS),
+        Figure(f"{counted}, with {WORKFLOWS} finished workflows", many.total() / minutes),
     ]
     notes = [f"measured once, for {window:g} s; calls by the library's count: {_shown(kinds)}"]
     if traced is None:
         notes.append(f"nothing was traced: {tracing.why_not()}")
     else:
-        total = sum(traced.values())
-        figures.append(Figure("calls on the spool a minute, seen by strace", total / minutes, "", CALLS))
+        figures.insert(2, Figure("calls on the spool a minute, seen by strace", traced.total() / minutes, "", CALLS))
         notes.append(f"calls seen by strace: {_shown(traced)}")
     return Report("e", TITLE, figures, notes)
 
@@ -74,12 +94,13 @@ def _shown(kinds: Counter[str]) -> str:
     return ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) or "none"
 
 
-def _finished(directory: str, name: str) -> str:
-    """A spool with a workflow that has been run."""
+def _finished(directory: str, name: str, workflows: int) -> str:
+    """A spool with workflows that have been run."""
     spool = f"{directory}/spool-{name}"
-    commands = harness.write_lines(f"{directory}/commands", ["true"] * _JOBS)
-    harness.submit(spool, directory, "--commands", commands)
-    harness.run([harness.torc_spool(), "--spool", spool, "run", "1", "--max-parallel-jobs", "4"], directory)
+    parsed = specs.from_commands(["true"] * _JOBS, name="idle", source="commands")
+    for _ in range(workflows):
+        Spool(spool).submit(parsed, Verbatim(b"", "commands.txt"), cwd=directory)
+    harness.run([harness.torc_spool(), "--spool", spool, "run", "--max-parallel-jobs", "4"], directory)
     return spool
 
 
