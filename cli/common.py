@@ -117,7 +117,13 @@ def say(line: str) -> None:
 
 
 def show_json(data: object) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(data), indent=2).decode() + "\n")
+    try:
+        text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode()
+    except UnicodeEncodeError:  # the name of a file that is not UTF-8
+        import json
+
+        text = json.dumps(msgspec.to_builtins(data), indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

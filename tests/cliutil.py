@@ -32,6 +32,21 @@ from torc_spool.submission import Verbatim
 PROGRAMS = Path(sys.executable).parent  # where the console scripts were installed
 TIMEOUT_S = float(os.environ.get("TEST_TIMEOUT_S", "60"))  # a guard against a hang, never a measure
 
+NOBODY = 65534  # some other user
+
+_AS_USER = """
+import encodings.ascii, encodings.latin_1, importlib, os, pkgutil, sys
+import torc_spool, torc_spool_cli, watchdog.events, watchdog.observers.api, watchdog.observers.inotify
+for package in (torc_spool, torc_spool_cli):  # while we may still read them
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+user = int(sys.argv[1])
+os.setgroups([])
+os.setresgid(user, user, user)
+os.setresuid(user, user, user)
+torc_spool_cli.main.main(sys.argv[2:])
+"""
+
 T = TypeVar("T")
 
 
@@ -174,11 +189,18 @@ class Lab:
         env: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
         stdin: str = "",
+        user: int | None = None,
         **more: Any,
     ) -> Done:
-        """Run a command to its end; it must have this exit code (None: any) and no traceback."""
+        """Run a command to its end; it must have this exit code (None: any) and no traceback.
+
+        With `user` (when we are root) it runs as that user.
+        """
+        command = self.command(*args, program=program)
+        if user is not None:
+            command[:1] = [sys.executable, "-c", _AS_USER, str(user)]
         done = subprocess.run(
-            self.command(*args, program=program),
+            command,
             input=stdin,
             capture_output=True,
             text=True,

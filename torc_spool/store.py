@@ -6,6 +6,7 @@ decides by a rename that succeeds or fails.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from torc_spool.model import FORMAT_VERSION, OUTCOMES, Job, RunnerEnd, RunnerRec
 from torc_spool.naming import Cause, JobName
 from torc_spool.select import Entry
 
+_MAX_JOB_BYTES = 64 << 20  # what is larger is no job's file, and shall not fill the memory
 _SNAPSHOT_TRIES = 5
 
 _decode_job = msgspec.json.Decoder(Job).decode
@@ -86,7 +88,9 @@ class Store:
         layout = Layout(root)
         content = fsops.read(layout.workflow_file)
         if content is None:
-            raise NotFound(f"{root}: no workflow.json there; it is not a workflow, or it was deleted")
+            if fsops.entries(root) is not None:
+                raise DamagedFile(layout.workflow_file, "is missing: this is not a workflow, or not a whole one")
+            raise NotFound(f"{root} was deleted")
         workflow = _decode_workflow(content.data, layout.workflow_file)
         said_by_owner = workflow.shared and content.owner == os.geteuid()
         return cls(layout, workflow, shared=allow_shared or said_by_owner)
@@ -246,9 +250,14 @@ class Store:
         """A job's file; None when it is gone.
 
         Raises DamagedFile when it is torn, of another job, of a version from the future, no regular file, or of
-        another user (in a spool that is not shared).
+        another user (in a spool that is not shared), and when it may not be read.
         """
-        content = fsops.read(path)
+        try:
+            content = fsops.read(path, limit=_MAX_JOB_BYTES)
+        except StorageError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                raise
+            raise DamagedFile(path, "may not be read by this user") from error
         if content is None:
             return None
         if content.owner != self._owner_uid and not self.shared:
