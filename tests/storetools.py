@@ -56,7 +56,8 @@ class Tree:
         self.root = root
         self.jobs = {each.id: each for each in jobs}
         schedulers = tuple(schedulers)
-        for directory in (*DIRECTORIES, *(f"ready/{scheduler}" for scheduler in schedulers)):
+        ready = (f"ready/{naming.scheduler_directory(scheduler)}" for scheduler in schedulers)
+        for directory in (*DIRECTORIES, *ready):
             os.makedirs(f"{root}/{directory}", mode=0o755)
         os.chmod(os.path.dirname(root), 0o755)
         self.write("lock", b"")

@@ -457,9 +457,11 @@ def test_a_workflow_is_shared_if_its_own_submitter_said_so(
 # --- contents of the workflow
 
 
-def test_what_is_no_workflow_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="it is not a workflow, or it was deleted"):
+def test_what_is_no_workflow_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DamagedFile, match=r"workflow\.json: is missing"):
         Store.open(str(tmp_path))
+    with pytest.raises(NotFound, match="was deleted"):
+        Store.open(str(tmp_path / "1-test"))
 
 
 @cases(

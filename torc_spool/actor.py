@@ -193,7 +193,7 @@ def decode_journal(data: bytes) -> list[dict[str, Any]]:
     for line in data.splitlines():
         try:
             event = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         if isinstance(event, dict):
             events.append(event)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from torc_spool import actor, fsops, naming, recovery, select
 from torc_spool.errors import DamagedFile, TorcSpoolError
@@ -21,10 +24,14 @@ _READS = 3  # of a file that moves, or is replaced, while it is read
 
 
 def iso(seconds: float | None) -> str | None:
-    """ISO 8601 in UTC, to the millisecond."""
+    """ISO 8601 in UTC, to the millisecond; None for a time that no calendar has."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    try:
+        text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError, OSError):
+        return None
+    return text.replace("+00:00", "Z")
 
 
 def status(store: Store) -> Row:
@@ -95,10 +102,22 @@ def jobs(store: Store, *, statuses: Collection[str] = (), names: Collection[str]
     return rows
 
 
-def _started(store: Store, snapshot: Mapping[int, Place]) -> dict[tuple[int, int], Row]:
+class _Start(msgspec.Struct, frozen=True):
+    """What a journal says of the start of an attempt."""
+
+    id: int
+    attempt: int
+    event: Literal["start"]
+    time: float | None = None
+    pid: int | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+
+
+def _started(store: Store, snapshot: Mapping[int, Place]) -> dict[tuple[int, int], _Start]:
     """What the journals say of attempts that are under way: times and output, for the eye only."""
     owners = {place.detail for place in snapshot.values() if place.status is Status.RUNNING}
-    found: dict[tuple[int, int], Row] = {}
+    found: dict[tuple[int, int], _Start] = {}
     for owner in owners:
         parts = naming.owners(owner or "")
         try:
@@ -106,9 +125,13 @@ def _started(store: Store, snapshot: Mapping[int, Place]) -> dict[tuple[int, int
         except DamagedFile:
             continue
         for event in actor.decode_journal(content.data) if content else ():
-            if event.get("event") == "start":
-                found[event.get("id"), event.get("attempt")] = event  # type: ignore[index]
+            with suppress(msgspec.ValidationError):  # an end, or a line of another program
+                start = msgspec.convert(event, _Start)
+                found[start.id, start.attempt] = start
     return found
+
+
+_UNKNOWN = _Start(id=0, attempt=0, event="start")
 
 
 def _current(store: Store, record: Job, place: Place | None) -> Job:
@@ -134,12 +157,12 @@ def _job_row(
     record: Job,
     place: Place | None,
     records: Mapping[int, Job],
-    starts: Mapping[tuple[int, int], Row],
+    starts: Mapping[tuple[int, int], _Start],
 ) -> Row:
     job = _current(store, record, place)
     attempt = place.name.attempt if place else 1
     last = next((entry for entry in reversed(job.attempts) if entry.attempt == attempt), None)
-    started = starts.get((record.id, attempt), {})
+    started = starts.get((record.id, attempt), _UNKNOWN)
     parts = naming.owners(place.detail or "") if place and place.status in (Status.PENDING, Status.RUNNING) else None
     return {
         "id": record.id,
@@ -158,7 +181,7 @@ def _job_row(
         "attempt": attempt,
         "runner": last.runner if last else (parts[0] if parts else None),
         "return_code": last.return_code if last else None,
-        "start_time": iso(last.start_time if last else started.get("time")),
+        "start_time": iso(last.start_time if last else started.time),
         "end_time": iso(last.end_time) if last else None,
         "exec_s": last.exec_s if last else None,
         "peak_memory_bytes": last.peak_memory_bytes if last else None,
@@ -170,12 +193,13 @@ def _scheduler(store: Store, job: Job, place: Place | None) -> str | None:
     """Where a job is ready, its path holds."""
     if place is None or place.status is not Status.READY:
         return job.scheduler
-    if place.detail == naming.ANY_SCHEDULER:
-        return None
-    for known in store.workflow.schedulers:
-        if naming.scheduler_directory(known["name"]) == place.detail:
-            return str(known["name"])
-    return place.detail
+    return None if place.detail in (None, naming.ANY_SCHEDULER) else _scheduler_name(store, place.detail or "")
+
+
+def _scheduler_name(store: Store, directory: str) -> str:
+    """What the specification calls the scheduler of a directory below `ready/`."""
+    names = (str(known["name"]) for known in store.workflow.schedulers)
+    return next((name for name in names if naming.scheduler_directory(name) == directory), directory)
 
 
 def _reason(last: Attempt | None, place: Place | None, records: Mapping[int, Job]) -> str | None:
@@ -197,16 +221,16 @@ def job(store: Store, record: Job) -> Row:
     starts = _started(store, {record.id: place} if place else {})
     current = _current(store, record, place)
     row = _job_row(store, record, place, records, starts)
-    now = starts.get((record.id, row["attempt"]), {})
+    now = starts.get((record.id, row["attempt"]), _UNKNOWN)
     last = current.attempts[-1] if current.attempts else None
     row |= {
         "command": current.command,
         "cancel_on_blocking_job_failure": current.cancel_on_blocking_job_failure,
         "supports_termination": current.supports_termination,
         "file": store.path(place) if place else None,
-        "stdout": now.get("stdout") or (last.stdout if last else None),
-        "stderr": now.get("stderr") or (last.stderr if last else None),
-        "pid": now.get("pid"),
+        "stdout": now.stdout or (last.stdout if last else None),
+        "stderr": now.stderr or (last.stderr if last else None),
+        "pid": now.pid,
         "attempts": [attempt_row(entry) for entry in current.attempts],
     }
     return row
@@ -259,8 +283,11 @@ def preview(store: Store, directories: list[str] | None, offer: Offer) -> Row:
     for directory in all_directories:
         if directory not in mine:
             skipped += [
-                {"name": _name_of(entry.name, names), "reason": f"is bound to scheduler {directory}"}
-                for entry in sorted(store.ready_entries([directory]))
+                {
+                    "name": _name_of(entry.name, names),
+                    "reason": f"is bound to scheduler {_scheduler_name(store, directory)}",
+                }
+                for entry in ReadyQueue(store.ready_entries([directory]))
             ]
     return {"claimed": [_name_of(pick.entry.name, names) for pick in picks], "skipped": skipped}
 
