@@ -16,6 +16,10 @@ import cliutil
 import pytest
 from cliutil import TIMEOUT_S, Lab, gone, pid_in, wait_until
 
+from torc_spool import actor
+from torc_spool.select import Free, Offer
+from torc_spool.served import Served
+
 lab = cliutil.lab
 
 REQUIREMENTS = [
@@ -609,6 +613,22 @@ def test_a_runner_that_waits_takes_over_from_one_that_dies(lab: Lab) -> None:
     waiter.wait()
     assert [row["outcome"] for row in lab.job("first")["attempts"]] == [None, "completed"]
     lab.check()
+
+
+def test_a_death_that_is_seen_just_before_ending_is_worth_waiting_for(lab: Lab) -> None:
+    """The holder may die between the look for the dead and the look for what may still follow."""
+    gate = lab.gate()
+    lab.submit(gate.wait)
+    holder = lab.start("run", 1)
+    gate.await_jobs("j1")
+    served = Served(lab.store(), actor.identity(actor.new_name()), directories=None)
+    offer = Offer.idle(Free(cpus=1, memory_mib=1))
+    assert not served.may_follow(offer)
+    holder.kill()
+    assert served.may_follow(offer)
+    gate.open()
+    lab.run(1)
+    assert not served.may_follow(offer)
 
 
 def test_a_runner_without_an_id_serves_all_workflows_the_oldest_first(lab: Lab) -> None:

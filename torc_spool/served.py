@@ -274,16 +274,13 @@ class Served:
             self.obeyed(naming.Request(job=cause))
 
     def may_follow(self, offer: Offer) -> bool:
-        """Whether a job in a living runner's hands could still release one that this runner may and can run."""
+        """Whether a job in another runner's hands could still come to this one: released by it, or from its hands."""
+        others = [owner for owner in recovery.scan(self.store, only_holders=True) if owner.name != self.record.name]
+        if recovery.dead(others):
+            return True  # it has died since this runner looked, and is taken back when it looks again
         ledger = self.settler.ledger
-        if ledger is None:
-            return False
-        living = {
-            owner.name
-            for owner in recovery.scan(self.store, only_holders=True)
-            if owner.state == "alive" and owner.name != self.record.name
-        }
-        if not living:
+        living = {owner.name for owner in others if owner.state == "alive"}
+        if ledger is None or not living:
             return False
         held = [
             place.name.id
