@@ -80,7 +80,7 @@ class Store:
         self.layout, self.workflow, self.shared = layout, workflow, shared
         self.directory_mode = 0o777 if shared else 0o755
         self.file_mode = 0o666 if shared else 0o644
-        self._owner_uid = os.geteuid()
+        self._only_of: int | None = None  # whose files are believed; None: everybody's, for who only looks
 
     @classmethod
     def open(cls, root: str, *, allow_shared: bool = False) -> Store:
@@ -105,6 +105,7 @@ class Store:
         paths += [f"{self.layout.ready}/{name}" for name in self.ready_directories()]
         for path in paths:
             fsops.check_directory(path, shared=self.shared)
+        self._only_of = None if self.shared else os.geteuid()
 
     # -- listings -------------------------------------------------------------------------------------------
 
@@ -250,7 +251,7 @@ class Store:
         """A job's file; None when it is gone.
 
         Raises DamagedFile when it is torn, of another job, of a version from the future, no regular file, or of
-        another user (in a spool that is not shared), and when it may not be read.
+        another user (for who is to run it, in a spool that is not shared), and when it may not be read.
         """
         try:
             content = fsops.read(path, limit=_MAX_JOB_BYTES)
@@ -260,7 +261,7 @@ class Store:
             raise DamagedFile(path, "may not be read by this user") from error
         if content is None:
             return None
-        if content.owner != self._owner_uid and not self.shared:
+        if self._only_of not in (None, content.owner):
             raise DamagedFile(path, f"belongs to user {content.owner}, not to you; not run")
         if not content.data:
             raise DamagedFile(path, "is empty")
