@@ -595,9 +595,14 @@ def test_a_job_of_another_user_is_not_run_unless_the_spool_is_shared(
 ) -> None:
     me = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    monkeypatch.setattr(fsops, "check_directory", lambda _path, shared: None)
+    looking, private, shared = tree.store(), tree.store(), tree.store(allow_shared=True)
+    for each in (private, shared):
+        each.check_trust()
     with pytest.raises(DamagedFile, match=f"belongs to user {me}, not to you; not run"):
-        tree.store().read_job(tree.path_of(2), 2)
-    assert tree.store(allow_shared=True).read_job(tree.path_of(2), 2) is not None
+        private.read_job(tree.path_of(2), 2)
+    assert shared.read_job(tree.path_of(2), 2) is not None
+    assert looking.read_job(tree.path_of(2), 2) is not None
 
 
 numbers = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
