@@ -354,6 +354,12 @@ def test_a_journal_that_cannot_be_read_hides_no_job(data: bytes | None, tree: Tr
     assert (found["status"], found["runner"], found["start_time"]) == ("running", OWNER, None)
 
 
+def test_a_journal_that_is_no_file_hides_no_job(tree: Tree, store: Store) -> None:
+    os.makedirs(f"{tree.root}/runners/{OWNER}/journal")
+    tree.put(1, RUNNING)
+    assert (row(store, "prepare")["status"], row(store, "prepare")["start_time"]) == ("running", None)
+
+
 def test_a_job_that_is_taken_back_shows_who_has_it_now(tree: Tree, store: Store) -> None:
     tree.put(1, f"running/{TAKER}~{OWNER}")
     assert row(store, "prepare")["runner"] == TAKER
@@ -410,10 +416,20 @@ def test_a_job_that_moves_while_it_is_shown_is_read_where_it_is(
 ) -> None:
     tree.put(1, RUNNING)
     with watched(monkeypatch) as calls:
-        # the first file that is opened is the record, the second the journal
+        # the first file that is opened is the record, the second the journal, the third the job's
         calls.before("open", 3, lambda: end(tree, 1, Status.COMPLETED, return_code=0))
         found = row(store, "prepare")
     assert (found["status"], found["return_code"]) == ("running", 0)
+
+
+def test_a_job_that_vanishes_while_it_is_shown_is_shown_as_the_record_has_it(
+    tree: Tree, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tree.put(1, "done/failed")
+    with watched(monkeypatch) as calls:
+        calls.before("open", 2, lambda: os.rename(path, f"{tree.root}/aside/x"))
+        found = row(store, "prepare")
+    assert (found["status"], found["return_code"]) == ("failed", None)
 
 
 @cases(

@@ -323,6 +323,11 @@ def test_never_fits_is_what_an_idle_runner_would_not_take(needs: Needs, nodes: i
     assert (select.never_fits(needs, offer) is None) == bool(select.select(ReadyQueue([job]), offer))
 
 
+def test_what_would_fit_on_two_nodes_together_fits_on_none() -> None:
+    left = Offer(CAPACITY, (Free(4, 1, 2), Free(1, 8, 0)))
+    assert select.why_not(Needs(num_cpus=2, memory_mib=2), left) == "no single node has all that it needs free at once"
+
+
 def test_queue_depth_runs_what_never_fits_otherwise() -> None:
     offer = Offer.idle(CAPACITY, slots=0, ignore_resources=True)
     assert select.never_fits(Needs(num_cpus=99, num_nodes=99), offer) is None
@@ -367,6 +372,14 @@ def test_what_is_gone_already_is_not_taken_out_again() -> None:
     queue.discard(picks)
     queue.discard(picks)
     assert (len(queue), ids(list(queue))) == (1, [2])
+
+
+def test_what_was_picked_is_taken_out_although_an_earlier_one_has_come_meanwhile() -> None:
+    queue = ReadyQueue([entry(2), entry(3)])
+    picks = select.select(queue, Offer.idle(CAPACITY))
+    queue.insert(entry(1))
+    queue.discard(picks)
+    assert (len(queue), ids(list(queue))) == (1, [1])
 
 
 @LAW

@@ -103,6 +103,12 @@ def test_a_workflow_without_dependencies_costs_one_listing_a_pass(root: str, mon
     assert calls.made == [("list", store.layout.blocked)]
 
 
+def test_what_a_person_makes_wait_where_nobody_waits_is_released(root: str) -> None:
+    tree = Tree(root, [job(1), job(2)])
+    tree.put(2, "blocked")
+    assert settled(tree) == {1: "ready/any 1", 2: "ready/any 1"}
+
+
 @cases(
     ("directory", "name"),
     {
@@ -287,6 +293,38 @@ def test_those_that_do_not_mind_wait_anew_for_what_is_run_again(root: str) -> No
     tree.put(2, "done/canceled", cause=Cause(1, 1))
     tree.put(1, "ready/any", attempt=2)
     assert settled(tree) == {1: "ready/any 2", 2: "blocked 2", 3: "blocked 2", 4: "ready/any 1"}
+
+
+@cases(
+    ("directory", "ends"),
+    {
+        "it is held": ("held", "held 1"),
+        "it is ready": ("ready/any", "ready/any 1"),
+        "it runs": (RUNNING, f"{RUNNING} 1"),
+        "it has ended": ("done/completed", "done/completed 1"),
+    },
+)
+def test_those_that_do_not_mind_and_wait_no_more_are_left_alone(directory: str, ends: str, root: str) -> None:
+    tree = Tree(root, [job(1), job(2, 1, anyway=True)])
+    tree.put(1, "ready/any", attempt=2)
+    tree.put(2, directory)
+    settler = Settler(tree.store())
+    settler.came_back(1)
+    settler.settle()
+    assert tree.where()[2] == ends
+
+
+def test_one_that_is_to_wait_anew_and_moves_meanwhile_is_looked_for_again(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = Tree(root, [job(1), job(2, 1, anyway=True)])
+    settler = Settler(tree.store())
+    settler.came_back(1)
+    with watched(monkeypatch) as calls:
+        calls.before("rename", 1, lambda: tree.put(2, "blocked", rank=7))
+        settler.settle()
+    assert tree.where()[2] in ("blocked 1", "blocked 2")
+    assert not settler.due
 
 
 # --- the laws: one end, whatever came before

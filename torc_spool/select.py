@@ -139,10 +139,7 @@ class ReadyQueue:
         key = entry.name.split("-", 3)[2]
         bucket = self._buckets.get(key)
         if bucket is None:
-            try:
-                bucket = self._buckets[key] = _Bucket(naming.parse_job(entry.name).needs)
-            except BadName:
-                return None
+            bucket = self._buckets[key] = _Bucket(naming.parse_job(entry.name).needs)
         return bucket
 
 
