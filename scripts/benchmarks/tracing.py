@@ -16,6 +16,8 @@ import harness
 _CALL = re.compile(r"^\d+\s+(?:(\d+\.\d+) )?(\w+)\((.*)$")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _DESCRIPTOR = re.compile(r"^(?:AT_FDCWD|\d+)<([^>]*)>")
+_CREATE = "open(O_CREAT)"
+_OPENS = {"O_CREAT": _CREATE, "O_DIRECTORY": "open(O_DIRECTORY)"}  # the latter are listings
 
 
 class Call(NamedTuple):
@@ -24,7 +26,11 @@ class Call(NamedTuple):
     time: float
     name: str
     paths: tuple[str, ...]
-    creates: bool
+    kind: str  # the name, or what an open is for
+
+    @property
+    def creates(self) -> bool:
+        return self.kind == _CREATE
 
 
 @cache
@@ -65,8 +71,8 @@ def calls(log: str, below: str) -> Iterator[Call]:
                 continue  # the second half of a call that was interrupted in the log; or words that are no paths
             paths = tuple(path for path in _paths(found[3]) if path == below or path.startswith(f"{below}/"))
             if paths:
-                creates = "O_CREAT" in found[3] or found[2] == "creat"
-                yield Call(float(found[1] or 0), found[2], paths, creates)
+                kinds = (kind for flag, kind in _OPENS.items() if flag in found[3])
+                yield Call(float(found[1] or 0), found[2], paths, next(kinds, found[2]))
 
 
 def _paths(arguments: str) -> Iterator[str]:
@@ -87,5 +93,5 @@ def run(words: list[str], directory: str, below: str, name: str) -> tuple[list[C
 
 
 def kinds(found: list[Call]) -> Counter[str]:
-    """How often each kind of call; an open that may create a file is one of its own."""
-    return Counter("open(O_CREAT)" if call.creates else call.name for call in found)
+    """How often each kind of call."""
+    return Counter(call.kind for call in found)
