@@ -118,7 +118,7 @@ def reference(entries: list[Entry], offer: Offer) -> list[tuple[Entry, tuple[int
 
 
 @LAW
-@given(ready_jobs(), offers)
+@given(ready_jobs(), offers | queue_depths)
 def test_it_takes_what_the_rules_take(entries: list[Entry], offer: Offer) -> None:
     picks = select.select(ReadyQueue(entries), offer)
     assert [(pick.entry, pick.nodes) for pick in picks] == reference(entries, offer)
@@ -321,6 +321,26 @@ def test_never_fits_is_what_an_idle_runner_would_not_take(needs: Needs, nodes: i
     offer = Offer.idle(CAPACITY, nodes, seconds_left=seconds_left)
     job = Entry(str(naming.job_name(priority=0, job=1, needs=needs, name="a")), "any")
     assert (select.never_fits(needs, offer) is None) == bool(select.select(ReadyQueue([job]), offer))
+
+
+def test_what_is_missing_is_counted_in_words_that_fit() -> None:
+    full = Offer(CAPACITY, (Free(0, 0, 0),))
+    assert select.why_not(Needs(num_cpus=1), full) == "needs 1 cpu, 0 are free"
+    assert select.why_not(Needs(num_cpus=2), full) == "needs 2 cpus, 0 are free"
+    assert select.never_fits(Needs(num_gpus=3), full) == "needs 3 gpus, the runner has 2"
+
+
+def test_the_limit_of_jobs_is_not_blamed_while_one_more_may_run() -> None:
+    queue = ReadyQueue([entry(1, num_cpus=3), entry(2, num_cpus=2)])
+    offer = Offer.idle(CAPACITY, slots=2)
+    picks = select.select(queue, offer)
+    assert ids(picks) == [1]
+    assert select.why_not(Needs(num_cpus=2), select.after(offer, picks)) == "needs 2 cpus, 1 are free"
+
+
+def test_a_node_that_a_larger_job_has_alone_has_nothing_left() -> None:
+    picks = select.select(ReadyQueue([entry(1, num_nodes=2)]), Offer.idle(CAPACITY, 3))
+    assert select.after(Offer.idle(CAPACITY, 3), picks).nodes == (Free(0, 0, 0), Free(0, 0, 0), CAPACITY)
 
 
 def test_what_would_fit_on_two_nodes_together_fits_on_none() -> None:
