@@ -117,7 +117,7 @@ def _heading(context: Context) -> str:
     cpus = len(os.sched_getaffinity(0))
     return (
         f"torc-spool: medians of {context.runs} interleaved runs (in brackets the least and the most), on {cpus} cpus, "
-        f"{filesystem(context.directory)}, Python {sys.version.split()[0]}"
+        f"{filesystem(context.directory)}, Python {sys.version.split()[0]}; load before: {os.getloadavg()[0]:.1f}"
     )
 
 
