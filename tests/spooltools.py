@@ -180,8 +180,10 @@ def _read_jobs(tree: Tree, directory: str, status: Status, detail: str | None) -
 
 def _read_runners(tree: Tree, directory: str) -> None:
     for name in os.listdir(directory):
-        assert name not in tree.runners, f"I9: two runners are called {name}"
-        tree.runners[name] = f"{directory}/{name}"
+        if os.path.exists(f"{directory}/{name}/runner.json") or name not in tree.runners:
+            known = tree.runners.get(name, "")
+            assert not os.path.exists(f"{known}/runner.json"), f"I9: two runners are called {name}"
+            tree.runners[name] = f"{directory}/{name}"
         if os.path.isdir(f"{directory}/{name}/taken"):
             _read_runners(tree, f"{directory}/{name}/taken")
 
@@ -199,12 +201,14 @@ def check_invariants(
     before: Tree | None = None,
     *,
     by_hand: Collection[int] = (),
+    early: Collection[int] = (),
     damaged: Collection[int] = (),
 ) -> Tree:
     """Hold a workflow's directory against I1 to I6, I9, I10 and I12; returns what was read.
 
     With `before`, what an earlier call returned, also against what may have become of that. Jobs that a person moved
-    `by_hand` may be ready too early, and keep their attempt; those whose file was `damaged` need not be readable.
+    `by_hand` may have kept their attempt, those that are `early` may be ready before what they wait for has ended, and
+    those whose file was `damaged` need not be readable.
     """
     tree = read(root)
     if tree.deleted:
@@ -221,7 +225,7 @@ def check_invariants(
         assert f"{root}/running/" in path or f"{root}/pending/" in path, f"{path}: a temporary that nobody owns"
     for (seen,) in (found for job, found in tree.jobs.items() if found and job not in damaged):
         _check_content(seen, tree, by_hand)
-        if seen.status is Status.READY and seen.name.id not in by_hand:
+        if seen.status is Status.READY and seen.name.id not in early:
             _check_ready(records[seen.name.id - 1], tree, damaged)
     if before is not None and not before.deleted:
         _check_since(before, tree, by_hand)
@@ -263,7 +267,9 @@ def _check_ready(record: dict[str, Any], tree: Tree, damaged: Collection[int]) -
             continue
         (seen,) = tree.jobs[awaited]
         outcomes = {outcome for _, outcome in seen.attempts if outcome} | ({seen.status} & {*OUTCOMES})
-        may = Status.COMPLETED in outcomes or (not record.get("cancel_on_blocking_job_failure", True) and outcomes)
+        # one that was canceled before it ran, and is to run again, has no result, but a later attempt
+        ended = outcomes or seen.name.attempt > 1
+        may = Status.COMPLETED in outcomes or (not record.get("cancel_on_blocking_job_failure", True) and ended)
         assert may, f"I5: job {record['id']} is ready, job {awaited} is {seen.status} and had {outcomes}"
 
 

@@ -187,7 +187,7 @@ def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
     fsops.make_directory(taken, store.directory_mode)
     record = f"{taken}/{owner.name}"
     if not fsops.rename_directory(owner.directory, record) and owner.name not in fsops.names(taken):
-        if owner.record is not None or not owner.holds:
+        if owner.record is not None or not _still_holds(store, owner.name):
             actor.taking.discard(owner.name)
             return None
         fsops.make_directory(record, store.directory_mode)  # no record was ever there: a person says it is dead
@@ -200,6 +200,11 @@ def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
     fsops.remove_file(f"{store.layout.requests}/{naming.Request(runner=owner.name)}")
     actor.taking.discard(owner.name)
     return steps
+
+
+def _still_holds(store: Store, name: str) -> bool:
+    """Whether directories are in its name now, that nobody else has in his hands."""
+    return name in store.owner_directories()
 
 
 def _family(store: Store, directory: str) -> dict[str, RunnerRecord | None]:
