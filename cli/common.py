@@ -100,6 +100,19 @@ class CommonGroup(_Common, click.Group):
     command_class = CommonCommand
 
 
+class Seconds(click.FloatRange):
+    """A time from 0 on; `inf` is for ever, `nan` is none."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if seconds != seconds:
+            self.fail(f"{value!r} is no time", param, ctx)
+        return seconds
+
+
 WORKFLOW = click.argument("workflow_id", metavar="ID", type=click.IntRange(min=1))
 JOBS = click.argument("jobs", metavar="[JOB]...", nargs=-1)
 

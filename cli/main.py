@@ -117,6 +117,6 @@ def _call(arguments: list[str]) -> int:
     except OSError as error:
         if os.environ.get("TORC_SPOOL_DEBUG"):
             raise
-        say(f"torc-spool: {error.strerror}: {error.filename or 'an open file'}")
+        say(f"torc-spool: {error.strerror}: {error.filename or 'the current directory, or an open file'}")
         return EXIT_USAGE
     return code if isinstance(code, int) else 0

@@ -17,12 +17,13 @@ from torc_spool.runner import Options, Result, Runner
 from torc_spool.select import Free, Offer
 from torc_spool.served import serve_directories
 
-from .common import WORKFLOW, CommonCommand, State, clean, say, show_json
+from .common import WORKFLOW, CommonCommand, Seconds, State, clean, say, show_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SHOWN = 20
 _QUIET_S = 10.0
+_MAX_GPUS, _MAX_NODES = 10_000, 100_000  # as in a spec
 
 
 def runner_options(function: F) -> F:
@@ -30,8 +31,8 @@ def runner_options(function: F) -> F:
     options = [
         click.option("--num-cpus", type=click.IntRange(min=1), help="Cpus to give. Default: what this node gives."),
         click.option("--memory-gb", type=click.FloatRange(min=0, min_open=True), help="Memory to give, in GiB."),
-        click.option("--num-gpus", type=click.IntRange(min=0), help="GPUs to give, the first ones."),
-        click.option("--num-nodes", type=click.IntRange(min=1), help="Nodes of that size.  [default: 1]"),
+        click.option("--num-gpus", type=click.IntRange(0, _MAX_GPUS), help="GPUs to give, the first ones."),
+        click.option("--num-nodes", type=click.IntRange(1, _MAX_NODES), help="Nodes of that size.  [default: 1]"),
         click.option(
             "-p",
             "--max-parallel-jobs",
@@ -72,7 +73,7 @@ def _time_limit(text: str | None) -> int | None:
 @click.option("--output-dir", metavar="DIR", help="Where stdout and stderr of the jobs go.")
 @click.option(
     "--wait-for-new-jobs",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     metavar="SECONDS",
     default=0.0,
     help="Stay so long with nothing to do, for jobs that may come.",
@@ -80,7 +81,7 @@ def _time_limit(text: str | None) -> int | None:
 @click.option("--no-limit-resources", is_flag=True, help="Do not end jobs that exceed their stated needs.")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -123,7 +124,7 @@ def run(
     )
     spool = state.spool()
     workflow_id = None
-    if spec_or_id is not None and spec_or_id.isdigit():
+    if spec_or_id is not None and spec_or_id.isascii() and spec_or_id.isdigit():
         workflow_id = int(spec_or_id)
     elif spec_or_id is not None:
         from .submit import publish, read_spec  # reading specs is not what most runners are started for

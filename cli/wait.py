@@ -10,14 +10,14 @@ from torc_spool import report
 from torc_spool.errors import EXIT_JOBS_FAILED, EXIT_OK, EXIT_STOPPED, NotFound
 from torc_spool.pace import Pace
 
-from .common import WORKFLOW, CommonCommand, State, say, show_json
+from .common import WORKFLOW, CommonCommand, Seconds, State, say, show_json
 
 _LONGEST_POLL_S = 5.0
 
 
 @click.command(cls=CommonCommand)
 @WORKFLOW
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up after so long, with code 4.")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="Give up after so long, with code 4.")
 @click.pass_obj
 def wait(state: State, workflow_id: int, timeout: float | None) -> int:
     """Wait until every job of a workflow has an outcome. Exit codes as of `run`."""

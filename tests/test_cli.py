@@ -13,7 +13,8 @@ from pathlib import Path
 
 import cliutil
 import pytest
-from cliutil import TIMEOUT_S, Lab, wait_until
+from cliutil import TIMEOUT_S, Done, Lab, no_complaint, wait_until
+from torc_spool_cli import main as cli
 
 lab = cliutil.lab
 
@@ -224,20 +225,48 @@ MISTAKES = [
     ("status 1 --spol x", "--spool"),
     ("status 1 -f xml", "xml"),
     ("jobs list 1 --status done", "done"),
+    ("jobs show 1 ²", "no job '²'"),
+    ("run 1 --scheduler ²", "no scheduler '²'"),
+    ("run 1 --wait-for-new-jobs nan", "'nan' is no time"),
+    ("wait 1 --timeout nan", "'nan' is no time"),
+    ("preview 1 --num-gpus 99999999", "--num-gpus"),
 ]
 
 
 @pytest.mark.parametrize(("words", "expected"), MISTAKES, ids=[words for words, _ in MISTAKES])
-def test_a_mistake_is_one_sentence_and_exit_code_2(lab: Lab, words: str, expected: str) -> None:
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    lab: Lab, words: str, expected: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     lab.submit("true", {"name": "analyse"}, slurm_schedulers=[{"name": "gpu"}])
     lab.spec("true")
     (lab.cwd / "bad.json").write_text('{"name": "x", "jobs": [{"name": "a", "comand": "true"}]}')
     (lab.cwd / "cmds").write_text("true\n")
-    done = lab.torc(*words.split(), code=2)
+    if words.startswith(("run", "s")):
+        done = lab.torc(*words.split(), code=2)
+    else:  # the same without a process for each
+        monkeypatch.chdir(lab.cwd)
+        monkeypatch.setenv("TORC_SPOOL_DIR", str(lab.spool))
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words.split())
+        assert ended.value.code == 2
+        done = Done(2, *capfd.readouterr())
+        no_complaint(done.stderr)
     assert expected.format(spool=lab.spool) in done.sentence()
     assert done.stdout == ""
     assert workflows(lab) == ["1-flow"]
     assert set(lab.states().values()) == {"ready"}
+
+
+def test_a_directory_that_no_record_can_hold_is_refused(lab: Lab) -> None:
+    odd = os.fsdecode(b"odd \xff")
+    (lab.cwd / odd).mkdir()
+    lab.spec("true")
+    for words in (["--output-dir", odd], ["--spool", odd]):
+        assert "is not UTF-8" in lab.torc("submit", "spec.json", *words, code=2).sentence()
+    assert "is not UTF-8" in lab.torc("submit", "../spec.json", code=2, cwd=lab.cwd / odd).sentence()
+    lab.submit("true")
+    assert "is not UTF-8" in lab.torc("run", 1, "--output-dir", odd, code=2).sentence()
+    assert lab.states() == {"j1": "ready"}
 
 
 def test_what_is_not_a_job_hinders_nothing_when_others_are_named_rightly(lab: Lab) -> None:

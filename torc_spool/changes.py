@@ -45,7 +45,7 @@ def find_jobs(store: Store, wanted: Collection[str]) -> list[Job]:
     missing: list[str] = []
     for word in wanted:
         record = by_name.get(word)
-        if record is None and word.isdigit() and 1 <= int(word) <= len(records):
+        if record is None and word.isdecimal() and 1 <= int(word) <= len(records):
             record = records[int(word) - 1]
         if record is None:
             missing.append(word)

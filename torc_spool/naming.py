@@ -112,6 +112,15 @@ def scheduler_directory(scheduler: str | None) -> str:
     return ANY_SCHEDULER if scheduler is None else slugify(scheduler)
 
 
+def storable(path: str) -> str:
+    """A path that records can hold: they are UTF-8, which a path need not be. Raises BadName."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise BadName(f"{path!r} is not UTF-8, so that no record can hold it; use another directory") from error
+    return path
+
+
 def workflow_directory(workflow_id: int, name: str) -> str:
     return f"{workflow_id}-{slugify(name)}"
 

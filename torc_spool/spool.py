@@ -28,7 +28,7 @@ class Spool:
     """A spool by its path. The directory need not exist before the first submit."""
 
     def __init__(self, path: str, *, allow_shared: bool = False, looked: str | None = None) -> None:
-        self.path = os.path.abspath(path)
+        self.path = naming.storable(os.path.abspath(path))
         self.allow_shared = allow_shared
         self._looked = looked or self.path
 
@@ -86,8 +86,8 @@ class Spool:
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Publish a validated spec; returns its id once that is durable. Raises StorageError, UntrustedSpool."""
-        where = os.getcwd() if cwd is None else cwd
-        output = None if output_dir is None else os.path.join(where, output_dir)
+        where = naming.storable(os.getcwd() if cwd is None else cwd)
+        output = None if output_dir is None else naming.storable(os.path.join(where, output_dir))
         if output is not None:
             fsops.make_output_directory(output)
         return submission.publish(
