@@ -10,9 +10,7 @@ import contextlib
 import math
 import os
 import re
-import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
@@ -301,9 +299,12 @@ def _gpus(environ: Mapping[str, str], nvidia_smi: Callable[[], str] | None) -> t
 
 def ask_nvidia_smi(path: str, timeout_s: float = NVIDIA_SMI_TIMEOUT_S) -> str:
     """The indices of the gpus, one a line, from the nvidia-smi on ``path``; empty when that fails."""
-    program = shutil.which("nvidia-smi", path=path)
+    programs = (os.path.join(directory, "nvidia-smi") for directory in path.split(os.pathsep) if directory)
+    program = next((each for each in programs if os.access(each, os.X_OK) and os.path.isfile(each)), None)
     if program is None:
         return ""
+    import subprocess  # not needed where there is none
+
     try:
         process = subprocess.Popen(
             [program, "--query-gpu=index", "--format=csv,noheader"],
@@ -319,16 +320,12 @@ def ask_nvidia_smi(path: str, timeout_s: float = NVIDIA_SMI_TIMEOUT_S) -> str:
     try:
         output, _ = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        _abandon(process)
+        # kill, but do not wait for long: a lost gpu leaves nvidia-smi where no signal reaches it
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.stdout is not None:
+            process.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
         return ""
     return output if process.returncode == 0 else ""
-
-
-def _abandon(process: subprocess.Popen[str]) -> None:
-    """Kill, but do not wait for long: a lost gpu leaves nvidia-smi where no signal reaches it."""
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.stdout is not None:
-        process.stdout.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=1)

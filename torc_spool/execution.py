@@ -15,7 +15,7 @@ from torc_spool.errors import StorageError
 from torc_spool.model import MIB, Attempt, Status
 from torc_spool.naming import JobName
 from torc_spool.slots import Grant
-from torc_spool.spawn import Order
+from torc_spool.spawn import Environment, Order
 from torc_spool.store import Content
 
 TASK_VARIABLE = "TORC_TASK"  # in the environment of every process of one attempt, and of no other
@@ -24,6 +24,7 @@ RETURN_CODE_MEMORY = 137  # as Torc records a job that was killed for its memory
 _BASHES = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash")
 BASH = next((path for path in _BASHES if os.access(path, os.X_OK)), _BASHES[0])
 
+_OWN_VARIABLES = ("TORC_JOB_ID", "TORC_JOB_NAME", "TORC_ATTEMPT_ID", TASK_VARIABLE)
 _OUTPUT_TRIES = 3
 
 
@@ -181,13 +182,16 @@ class Starter:
     ) -> None:
         self._workflow_id, self._runner, self._cwd, self._output_dir = workflow_id, runner, cwd, output_dir
         self._gpu_variable = gpu_variable
-        self._environ = {
-            **environ,
-            "TORC_WORKFLOW_ID": str(workflow_id),
-            "TORC_OUTPUT_DIR": output_dir,
-            "TORC_SPOOL_DIR": spool,
-            "TORC_RUNNER": runner,
-        }
+        own = {*_OWN_VARIABLES, gpu_variable}
+        self._environment = Environment(
+            {
+                **{name: value for name, value in environ.items() if name not in own},
+                "TORC_WORKFLOW_ID": str(workflow_id),
+                "TORC_OUTPUT_DIR": output_dir,
+                "TORC_SPOOL_DIR": spool,
+                "TORC_RUNNER": runner,
+            }
+        )
         self._stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -216,20 +220,16 @@ class Starter:
             return self._stdin, out, err
 
         command = execution.content.job.command
-        return Order(BASH, ("bash", "-c", command), self._job_environ(execution), self._cwd, prepare)
+        own = self._own_variables(execution)
+        return Order(BASH, ("bash", "-c", command), self._environment, own, self._cwd, prepare)
 
-    def _job_environ(self, execution: Execution) -> dict[str, str]:
+    def _own_variables(self, execution: Execution) -> dict[str, str]:
         job = execution.content.job
-        environ = {
-            **self._environ,
-            "TORC_JOB_ID": str(job.id),
-            "TORC_JOB_NAME": job.name,
-            "TORC_ATTEMPT_ID": str(execution.name.attempt),
-            TASK_VARIABLE: execution.task,
-        }
-        if self._gpu_variable is not None and execution.grant.nodes:
-            environ[self._gpu_variable] = ",".join(execution.grant.devices)
-        return environ
+        own = (str(job.id), job.name, str(execution.name.attempt), execution.task)
+        variables = dict(zip(_OWN_VARIABLES, own, strict=True))
+        if self._gpu_variable is not None:
+            variables[self._gpu_variable] = ",".join(execution.grant.devices)
+        return variables
 
 
 def _open_output(path: str) -> tuple[int, str]:

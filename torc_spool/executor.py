@@ -25,6 +25,7 @@ from torc_spool.spawn import Spawner
 
 MEMORY_SAMPLE_S = 1.0
 RECORD_RETRY_S = 5.0
+ORPHANS_S = 0.25
 START_RETRY_S = 1.0
 START_TROUBLE_S = 60.0  # a node that cannot start jobs for so long is sick
 _TRY_LATER = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -57,6 +58,7 @@ class Executor:
         self._killing = False
         self._retry_at = math.inf
         self._sample_at = math.inf
+        self._orphans_at = math.inf  # when to look for what ended jobs have left
         self._give_up_at = math.inf  # on results that the disk will not take
         self._unstartable_since = math.inf
 
@@ -85,9 +87,13 @@ class Executor:
         """Whether this node has not been able to start a job for a while."""
         return time.monotonic() > self._unstartable_since + START_TROUBLE_S
 
+    def serves(self, served: Served) -> bool:
+        """Whether any job of a workflow is in our hands."""
+        return any(each is served for each, _ in self._of.values())
+
     def next_at(self) -> float:
         """When a turn is due even if nothing happens, by the monotonic clock."""
-        times = [self._sample_at, self._retry_at]
+        times = [self._sample_at, self._retry_at, self._orphans_at]
         for execution in self._running.values():
             times += [execution.kill_at or math.inf, self._runtime_end(execution)]
         return min(times)
@@ -100,6 +106,8 @@ class Executor:
         self._take_in()
         ended = self._reap()
         if ended:
+            self._orphans_at = min(self._orphans_at, time.monotonic() + ORPHANS_S)
+        if time.monotonic() >= self._orphans_at or not self._running:
             self._put_away_orphans()
         self._retry()
         self._heed_limits(time.monotonic())
@@ -206,6 +214,9 @@ class Executor:
     def _put_away_orphans(self) -> None:
         """Kill what a job left that had changed its session. What hides whose it is may be that of a running job:
         it is killed when none runs."""
+        if self._orphans_at == math.inf:
+            return
+        self._orphans_at = math.inf
         running = {execution.task for execution in self._under_way()}
         found = orphans(self._running)
         for task in found.tasks:

@@ -80,7 +80,7 @@ class Runner:
         tell: Callable[[str], None] = lambda _line: None,
         progress: Callable[[Runner], None] = lambda _runner: None,
     ) -> None:
-        output = None if options.output_dir is None else os.path.abspath(options.output_dir)
+        output = None if options.output_dir is None else naming.storable(os.path.abspath(options.output_dir))
         self.spool, self.options, self.workflow_id = spool, options._replace(output_dir=output), workflow_id
         self._tell, self._progress = tell, progress
         self.name = actors.new_name()
@@ -300,9 +300,8 @@ class Runner:
         now = time.monotonic()
         if now >= self._beat_at:
             self._beat_at = now + actors.HEARTBEAT_S
-            for served in self.served.values():
-                if served.actor is not None:
-                    served.actor.beat()
+            for served in list(self.served.values()):
+                self._beat(served)
         if self.executor.is_sick and self._stage is Stage.CLAIMING:
             self._stage = Stage.FINISHING
             self._tell(f"this node could start no job for {START_TROUBLE_S:g} s: claiming nothing more")
@@ -321,7 +320,8 @@ class Runner:
     def _obey(self, changed: set[str]) -> None:
         """Look at the requests when an event or the pace says so."""
         for served in list(self.served.values()):
-            if served.store.layout.requests in changed or self._pace.due():
+            polled = self._pace.due() and (not served.finished or len(self.served) == 1)
+            if polled or served.store.layout.requests in changed:
                 self._obey_in(served)
 
     def _obey_in(self, served: Served) -> None:
@@ -398,13 +398,12 @@ class Runner:
 
     def _look_again(self, served: Served) -> bool:
         """Settle, take back from the dead, and look at the ready jobs; True when there may be something to claim."""
-        if not served.store.exists():
-            self._tell(f"workflow {served.id} was deleted")
-            self._leave(served, errors.EXIT_OK if self.workflow_id is None else errors.EXIT_STOPPED)
-            return False
         if served.finished:
             served.look()  # only a retry can make work, and it makes it ready
             return served.has_fitting(self.slots.offer(self._seconds_left()))
+        if not served.store.exists():
+            self._leave_deleted(served)
+            return False
         if served.recover():
             return True
         if served.settle():
@@ -414,6 +413,21 @@ class Runner:
             return True
         served.outcomes()
         return False
+
+    def _beat(self, served: Served) -> None:
+        """A sign of life. Raises Fenced, unless the workflow was deleted and nothing of it runs here."""
+        if served.actor is None:
+            return
+        try:
+            served.actor.beat()
+        except Fenced:
+            if served.store.exists() or self.executor.serves(served):
+                raise
+            self._leave_deleted(served)
+
+    def _leave_deleted(self, served: Served) -> None:
+        self._tell(f"workflow {served.id} was deleted")
+        self._leave(served, errors.EXIT_OK if self.workflow_id is None else errors.EXIT_STOPPED)
 
     def _worth_waiting(self) -> bool:
         offer = self.slots.offer(self._seconds_left())
@@ -453,7 +467,8 @@ class Runner:
         except StorageError:
             return errors.EXIT_STOPPED
         if len(outcomes) < served.store.workflow.num_jobs:
-            return errors.EXIT_STOPPED
+            deleted = self.workflow_id is None and not served.store.exists()
+            return errors.EXIT_OK if deleted else errors.EXIT_STOPPED
         if all(outcome is Status.COMPLETED for outcome in outcomes.values()):
             return errors.EXIT_OK
         # jobs that this runner's own end terminated are work that is left

@@ -19,6 +19,7 @@ from torc_spool.store import Content, Place, Store
 
 LISTING_SHARE = 20  # listings may cost a twentieth of the time
 VIEW_AGE_S = 1.0
+FINISHED_AGE_S = 300.0  # only a retry makes work again; an event tells of it where it is made on this host
 _MOMENT_S = 0.1
 
 
@@ -91,12 +92,12 @@ class Served:
         """Whether the view is to be refreshed: it is old or known to be behind, and listings do not cost too much."""
         age = now - self._viewed
         if not len(self._queue):
-            return self.stale or age >= VIEW_AGE_S
+            return self.stale or age >= (FINISHED_AGE_S if self.finished else VIEW_AGE_S)
         return age >= LISTING_SHARE * self._view_cost and (self.stale or age >= VIEW_AGE_S)
 
     def look(self) -> None:
-        """Refresh the view, unless that was done this very moment."""
-        if self.stale or time.monotonic() - self._viewed > _MOMENT_S:
+        """Refresh the view, unless that was done this very moment; that of a finished workflow only rarely."""
+        if self.stale or time.monotonic() - self._viewed > (FINISHED_AGE_S if self.finished else _MOMENT_S):
             self.refresh()
 
     def refresh(self) -> None:
@@ -132,12 +133,12 @@ class Served:
         try:
             if self.due(time.monotonic()):
                 self.refresh()
-            if self.has_fitting(offer):
-                if self._alone:
-                    won += self._claim(offer)
-                else:
-                    with self.lock.held():
-                        won += self._claim(offer)
+            picks = select.select(self._queue, offer) if len(self._queue) else []
+            if picks and self._alone:
+                won += self._claim(picks, offer)
+            elif picks:
+                with self.lock.held():
+                    won += self._claim(picks, offer)
         except StorageError:
             self.leftover += won
             raise
@@ -159,11 +160,11 @@ class Served:
             offer = select.after(offer, ready[-1:])
         return ready, offer
 
-    def _claim(self, offer: Offer) -> list[Pick]:
-        """Walk on past what others were faster to take, until the offer is used up or the view is."""
+    def _claim(self, picks: list[Pick], offer: Offer) -> list[Pick]:
+        """Claim what was picked, and walk on past what others were faster to take."""
         actor = self.owner()
         won: list[Pick] = []
-        while picks := select.select(self._queue, offer):
+        while picks:
             self._queue.discard(picks)
             try:
                 lost = [pick for pick in picks if not actor.claim(pick.entry)]
@@ -177,8 +178,7 @@ class Served:
             got = [pick for pick in picks if pick.entry not in really_lost]
             won += got
             offer = select.after(offer, got)
-            if not lost:
-                break
+            picks = select.select(self._queue, offer) if lost else []
         return won
 
     def _load(self, actor: Actor, pick: Pick) -> Claimed | None:
@@ -353,7 +353,7 @@ def serve_directories(store: Store, scheduler: str | None, any_scheduler: bool) 
     if scheduler is None:
         return [naming.ANY_SCHEDULER]
     known = [entry["name"] for entry in store.workflow.schedulers]
-    if scheduler not in known and scheduler.isdigit() and 1 <= int(scheduler) <= len(known):
+    if scheduler not in known and scheduler.isdecimal() and 1 <= int(scheduler) <= len(known):
         scheduler = known[int(scheduler) - 1]
     if scheduler not in known:
         has = ", ".join(f"{number} {name}" for number, name in enumerate(known, 1)) or "none"

@@ -21,12 +21,31 @@ _SETPGROUP, _SETSIGDEF = 0x02, 0x04  # <spawn.h>, glibc and musl
 _OPAQUE_BYTES = 1024  # posix_spawnattr_t and posix_spawn_file_actions_t are 80 to 336 bytes
 
 
+class Environment:
+    """Variables that many processes have alike: made ready for the kernel once."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.variables = variables
+        encoded = [os.fsencode(f"{name}={value}") for name, value in variables.items()]
+        self._pointers = (ctypes.c_char_p * len(encoded))(*encoded)
+
+    def block(self, own: Mapping[str, str]) -> ctypes.Array[ctypes.c_char_p]:
+        """These and a process's own, none of which is among them, as execve(2) takes them."""
+        shared = len(self._pointers)
+        block = (ctypes.c_char_p * (shared + len(own) + 1))()
+        ctypes.memmove(block, self._pointers, ctypes.sizeof(self._pointers))
+        for index, (name, value) in enumerate(own.items(), shared):
+            block[index] = os.fsencode(f"{name}={value}")
+        return block
+
+
 class Order(NamedTuple):
     """A process to start. Its descriptors are closed when that has been done."""
 
     program: str
     arguments: tuple[str, ...]
-    environ: Mapping[str, str]
+    environment: Environment
+    own: Mapping[str, str]  # variables of this process alone
     cwd: str
     prepare: Callable[[], tuple[int, int, int]]  # opens stdin, stdout, stderr; the last two are closed after
 
@@ -132,7 +151,6 @@ def _spawn(order: Order, descriptors: tuple[int, int, int]) -> int:
         cwd = ctypes.c_char_p(os.fsencode(order.cwd))
         _check(_LIBC.posix_spawn_file_actions_addchdir_np(actions, cwd), order.cwd)
         arguments = [os.fsencode(argument) for argument in order.arguments]
-        environ = [os.fsencode(f"{name}={value}") for name, value in order.environ.items()]
         pid = ctypes.c_int()
         error = _LIBC.posix_spawn(
             ctypes.byref(pid),
@@ -140,7 +158,7 @@ def _spawn(order: Order, descriptors: tuple[int, int, int]) -> int:
             actions,
             _ATTRIBUTES,
             (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None),
-            (ctypes.c_char_p * (len(environ) + 1))(*environ, None),
+            order.environment.block(order.own),
         )
     finally:
         _LIBC.posix_spawn_file_actions_destroy(actions)
@@ -160,7 +178,7 @@ def _spawn_plainly(order: Order, descriptors: tuple[int, int, int]) -> int:
         return os.posix_spawn(
             order.program,
             order.arguments,
-            order.environ,
+            {**order.environment.variables, **order.own},
             file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(descriptors)],
             setpgroup=0,
             setsigdef=_IGNORED_BY_PYTHON,
