@@ -380,7 +380,7 @@ class Runner:
         self._idle_since = now if self._idle_since is None else self._idle_since
         if not waiting and now >= self._idle_since + self.options.wait_for_new_jobs_s:
             for served in list(self.served.values()):
-                self._leave(served, self._conclude(served))
+                self._conclude(served)
             return False
         self._watch_or_wait(AWAIT_POLL_S if waiting else self._slowest)
         return True
@@ -427,21 +427,28 @@ class Runner:
 
     def _leave_deleted(self, served: Served) -> None:
         self._tell(f"workflow {served.id} was deleted")
-        self._leave(served, errors.EXIT_OK if self.workflow_id is None else errors.EXIT_STOPPED)
+        self._leave(served, self._code_of_deleted())
+
+    def _code_of_deleted(self) -> int:
+        """Who serves all workflows has nothing left to do in one that is gone."""
+        return errors.EXIT_OK if self.workflow_id is None else errors.EXIT_STOPPED
 
     def _worth_waiting(self) -> bool:
         offer = self.slots.offer(self._seconds_left())
         return any(not served.finished and served.may_follow(offer) for served in self.served.values())
 
-    def _conclude(self, served: Served) -> int:
-        """The exit code for one workflow, with what is left of it."""
+    def _conclude(self, served: Served) -> None:
+        """Leave one workflow with its exit code, and with what is left of it."""
         outcomes = served.outcomes()
         if len(outcomes) >= served.store.workflow.num_jobs:
             served.sweep_requests()
             completed = all(outcome is Status.COMPLETED for outcome in outcomes.values())
-            return errors.EXIT_OK if completed else errors.EXIT_JOBS_FAILED
-        self._left += [(served.id, left) for left in served.left(self.slots.offer(self._seconds_left()))]
-        return errors.EXIT_JOBS_LEFT
+            self._leave(served, errors.EXIT_OK if completed else errors.EXIT_JOBS_FAILED)
+        elif not served.store.exists():
+            self._leave_deleted(served)
+        else:
+            self._left += [(served.id, left) for left in served.left(self.slots.offer(self._seconds_left()))]
+            self._leave(served, errors.EXIT_JOBS_LEFT)
 
     # -- the end --------------------------------------------------------------------------------------------
 
