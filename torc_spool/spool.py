@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -14,6 +15,13 @@ from torc_spool.submission import Verbatim
 
 ENVIRONMENT = "TORC_SPOOL_DIR"
 DEFAULT = "spool"
+
+
+def command(spool_path: str, words: str) -> str:
+    """A command line for a person to paste: it names the spool where a bare command would look at another."""
+    found = os.environ.get(ENVIRONMENT) or DEFAULT
+    same = os.path.realpath(found) == os.path.realpath(spool_path)
+    return f"torc-spool {words}" if same else f"torc-spool --spool {shlex.quote(spool_path)} {words}"
 
 
 class Found(NamedTuple):
@@ -110,7 +118,7 @@ class Spool:
             if living:
                 raise UsageError(
                     f"workflow {workflow_id} has runners that may live: {', '.join(living)}; "
-                    f"stop them first (torc-spool stop {workflow_id} RUNNER), or pass --force"
+                    f"stop them first ({command(self.path, f'stop {workflow_id} RUNNER')}), or pass --force"
                 )
         fsops.make_directory(f"{self.path}/{submission.TRASH}")
         trash = f"{self.path}/{submission.TRASH}/{naming.workflow_directory(workflow_id, 'deleted')}"
