@@ -187,10 +187,46 @@ def test_retry_runs_jobs_again_and_brings_back_what_was_canceled_because_of_them
 def test_a_retry_of_what_waits_for_a_failed_job_waits_with_it(lab: Lab) -> None:
     lab.submit("exit 1", {"name": "next", "depends_on": ["j1"]})
     lab.run(1, code=1)
-    lab.torc("retry", 1, "next")
+    file = lab.file("next")
+    refused = lab.torc("retry", 1, "next", code=2).stdout
+    assert refused == ("next: waits for 'j1', which did not complete; retry that one: this one comes back with it\n")
+    assert file.exists()
     assert lab.states() == {"j1": "failed", "next": "canceled"}
-    lab.torc("retry", 1, "j1", "next")
+    assert lab.torc("retry", 1, "next", "j1").stdout == "next: comes back with 'j1'\nj1: ready, attempt 2\n"
     assert lab.states() == {"j1": "ready", "next": "blocked"}
+    lab.check()
+
+
+def test_a_retry_follows_causes_to_where_they_began(lab: Lab) -> None:
+    lab.submit(
+        {"name": "a", "command": "exit 1"},
+        {"name": "b", "command": "exit 1"},
+        {"name": "next", "depends_on": ["a"]},
+        {"name": "far", "depends_on": ["next"]},
+        {"name": "both", "depends_on": ["a", "b"]},
+    )
+    lab.run(1, code=1)
+    assert "far: waits for 'a', which did not complete" in lab.torc("retry", 1, "far", "next", code=2).stdout
+    said = lab.torc("retry", 1, "far", "both", "a", "-f", "json", code=2).json
+    assert [(row["name"], row["done"]) for row in said] == [("far", True), ("both", False), ("a", True)]
+    assert said[1]["what"].startswith("waits for 'b', which did not complete")
+    assert lab.states() == {"a": "ready", "b": "failed", "next": "blocked", "far": "blocked", "both": "canceled"}
+    lab.check()
+
+
+@pytest.mark.parametrize("order", [("a", "j", "k"), ("k", "j", "a"), ()], ids=["as they wait", "backwards", "all"])
+def test_jobs_that_are_retried_together_wait_for_each_other(lab: Lab, order: tuple[str, ...]) -> None:
+    lab.submit(
+        {"name": "j", "command": "exit 1", "depends_on": ["a"], "cancel_on_blocking_job_failure": False},
+        {"name": "a", "command": "exit 1"},
+        {"name": "canceled", "depends_on": ["a"]},
+        {"name": "k", "command": "exit 1", "depends_on": ["canceled"], "cancel_on_blocking_job_failure": False},
+    )
+    lab.run(1, code=1)
+    assert lab.states() == {"j": "failed", "a": "failed", "canceled": "canceled", "k": "failed"}
+    lab.torc("retry", 1, *order)
+    assert lab.states() == {"j": "blocked", "a": "ready", "canceled": "blocked", "k": "blocked"}
+    lab.run(1, code=1)
     lab.check()
 
 

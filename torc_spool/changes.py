@@ -5,7 +5,8 @@ Each change of a job is one rename; one that loses its race against a runner loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from graphlib import TopologicalSorter
 from typing import NamedTuple
 
 from torc_spool import fsops, naming, recovery
@@ -122,20 +123,32 @@ def release(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
 def retry(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
     """Run jobs again as a new attempt: those named, else all that failed or were terminated.
 
-    Jobs that were canceled because of one that is retried come back with it.
+    Jobs that were canceled because of one that is retried come back with it, and not without it.
     """
     settler = Settler(store)
     jobs = find_jobs(store, wanted)
+    names = {job.id: job.name for job in jobs}
     if not wanted:
         again = {
             job for job, ended in store.outcomes().ended.items() if ended.outcome in (Status.FAILED, Status.TERMINATED)
         }
         jobs = [job for job in jobs if job.id in again]
     settler.settle()
+    asked = {job.id for job in jobs}
+    roots = _forget(store, settler, asked)
+
+    def waits_for(root: int) -> str:
+        name = names.get(root) or next((each.name for each in store.records() if each.id == root), str(root))
+        return f"waits for {name!r}, which did not complete; retry that one: this one comes back with it"
 
     def one(job: Job, place: Place) -> Changed | None:
         if place.status not in UNSUCCESSFUL:
             return Changed(job.id, job.name, False, f"is {place.status}; nothing to retry")
+        root = roots.get(job.id) if place.name.cause is not None else None
+        if root in asked:
+            return Changed(job.id, job.name, True, f"comes back with {names[root]!r}")
+        if root is not None:
+            return Changed(job.id, job.name, False, waits_for(root))
         status, detail = _return_to(store, settler, job, place)
         moved = store.move(Move.RETRY, place, status, detail, new_attempt=True)
         if moved is None:
@@ -143,9 +156,57 @@ def retry(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
         settler.came_back(job.id)
         return Changed(job.id, job.name, True, f"{status}, attempt {moved.name.attempt}")
 
-    changed = _each(store, jobs, one, lost=lambda job: _rebuild(store, settler, job) if wanted else None)
+    in_order = _awaited_first(jobs)
+    changed = _each(store, in_order, one, lost=lambda job: _rebuild(store, settler, job) if wanted else None)
     settler.settle()
-    return changed
+    if settler.ledger is not None:
+        # one that came back, and waits for yet another that did not complete, has been canceled again
+        roots = _roots(store.snapshot())
+        changed = [
+            each._replace(done=False, what=waits_for(roots[each.id]))
+            if each.done and each.id in roots and roots[each.id] not in asked
+            else each
+            for each in changed
+        ]
+    said = {each.id: each for each in changed}
+    return [said[job.id] for job in jobs]
+
+
+def _forget(store: Store, settler: Settler, asked: Collection[int]) -> dict[int, int]:
+    """Forget the outcomes of all that will come back, so that what waits for them waits; returns `_roots`."""
+    if settler.ledger is None:
+        return {}
+    places = store.snapshot()
+    roots = _roots(places)
+    for job, place in places.items():
+        if place.status in UNSUCCESSFUL and roots.get(job, job) in asked:
+            settler.ledger.forget(job)
+    return roots
+
+
+def _roots(places: Mapping[int, Place]) -> dict[int, int]:
+    """Of each job that was canceled because of another: the one with which it began."""
+    because = {
+        job: place.name.cause.id
+        for job, place in places.items()
+        if place.status is Status.CANCELED and place.name.cause is not None
+    }
+    roots: dict[int, int] = {}
+    for job in because:
+        path = dict.fromkeys([job])  # names made by hand may go round in a circle
+        while (cause := because.get(job)) is not None and job not in roots and cause not in path:
+            path[cause] = None
+            job = cause
+        root = roots.get(job, job)
+        roots |= dict.fromkeys((each for each in path if each in because and each != root), root)
+    return roots
+
+
+def _awaited_first(jobs: Iterable[Job]) -> list[Job]:
+    """Each behind those that it waits for, so that no runner finds it waiting for an outcome of old."""
+    by_id = {job.id: job for job in jobs}
+    order = TopologicalSorter({job.id: [each for each in job.depends_on if each in by_id] for job in by_id.values()})
+    return [by_id[job] for job in order.static_order()]
 
 
 def set_priority(store: Store, wanted: Collection[str], priority: int) -> list[Changed]:
