@@ -50,7 +50,9 @@ def parse_duration(text: str) -> int:
         raise SpecError(f"a duration must be text; {_DURATION_HINT}")
     match = _DURATION.fullmatch(text.strip().upper()) if len(text) <= _MAX_TEXT else None
     if match is None or text.strip().upper().endswith(("P", "T")):
-        raise SpecError(f"{_quoted(text)} is not a duration; {_DURATION_HINT}")
+        bare = re.fullmatch(r"[1-9][0-9]{0,8}", text.strip())
+        hint = f"write PT{bare[0]}S for {bare[0]} seconds" if bare else _DURATION_HINT
+        raise SpecError(f"{_quoted(text)} is not a duration; {hint}")
     if match["Y"] or match["MO"]:
         raise SpecError(
             f"{_quoted(text)} counts years or months, which are not always equally long; "

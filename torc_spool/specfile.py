@@ -94,12 +94,14 @@ def source_name(path: str) -> str:
 def read_document(text: str | bytes, source: str) -> Any:
     """The one value that the text holds; None for an empty file."""
     content = _utf8(text, source)
+    language = "YAML"
     if source.endswith(".json") or content.lstrip()[:1] == b"{":
+        language = "JSON"
         try:
             return _read_json(content)
         except (ValueError, RecursionError):
             pass  # YAML reads it too, and says line and column of what is wrong
-    return _YamlReader(content, source).read()
+    return _YamlReader(content, source, language).read()
 
 
 def _standard_input() -> BinaryIO:
@@ -159,8 +161,8 @@ class _Open:
 class _YamlReader:
     """Builds values from events. `weights` and `aliased` count what a file's aliases stand for."""
 
-    def __init__(self, content: bytes, source: str) -> None:
-        self.content, self.source = content, source
+    def __init__(self, content: bytes, source: str, language: str) -> None:
+        self.content, self.source, self.language = content, source, language  # what the file says that it is
         self.stack: list[_Open] = []
         self.top: _Open | None = None
         self.result: Any = None
@@ -303,16 +305,18 @@ class _YamlReader:
         problem = getattr(error, "problem", None) or "it cannot be read"
         line = b"".join(self.content.split(b"\n", mark.line + 1)[mark.line : mark.line + 1])
         hint = "; indent with spaces, not tabs" if b"\t" in line else _ADVICE.get(problem, "")
-        return SpecError(f"this is not YAML: {problem}{hint}", source=_place(self.source, mark))
+        return SpecError(f"this is not {self.language}: {problem}{hint}", source=_place(self.source, mark))
 
     def _reader_error(self, error: yaml.YAMLError) -> SpecError:
         """libyaml could not take a character: it says at which one, but not in which line."""
         reason = getattr(error, "reason", None) or "it cannot be read"
         position = getattr(error, "position", None)
         if not isinstance(position, int):
-            return SpecError(f"this is not YAML: {reason}", source=self.source)
+            return SpecError(f"this is not {self.language}: {reason}", source=self.source)
         line = self.content.count(b"\n", 0, position) + 1
-        return SpecError(f"this is not YAML: {reason}; remove or escape them", source=f"{self.source}:{line}")
+        return SpecError(
+            f"this is not {self.language}: {reason}; remove or escape them", source=f"{self.source}:{line}"
+        )
 
 
 def _parser(content: bytes) -> Any:

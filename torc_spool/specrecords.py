@@ -22,6 +22,34 @@ MAX_KEPT_DEPTH = 16  # of what a scheduler's field holds; it is stored as JSON
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SHOWN = 60
 _MAX_WORD = 255
+_MIN_PART = 3  # characters of a word that is looked for inside of others
+_SLIPS = {  # what other tools call it
+    "walltime": "runtime",
+    "time": "runtime",
+    "time_limit": "runtime",
+    "deps": "depends_on",
+    "depends": "depends_on",
+    "dependencies": "depends_on",
+    "cmd": "command",
+}
+_NOT_YET = frozenset(  # fields of Torc's specification; docs/spec.md lists them
+    {
+        "files",
+        "input_files",
+        "output_files",
+        "user_data",
+        "input_user_data",
+        "output_user_data",
+        "parameters",
+        "parameter_mode",
+        "use_parameters",
+        "depends_on_regexes",
+        "actions",
+        "failure_handlers",
+        "failure_handler",
+        "invocation_script",
+    }
+)
 _COMPARISONS = 50_000_000  # of characters, in the search for the nearest name: a second or two at most
 
 T = TypeVar("T")
@@ -188,7 +216,23 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
 
 
 def _unknown_field(key: str, known: tuple[str, ...]) -> str:
-    return f"unknown field {quote(key)}" + (did_you_mean(key, known) or f"; known fields are {_listed(known)}")
+    if key in _NOT_YET:
+        return f"Torc's {quote(key)} is not supported yet; remove it"
+    meant = _field_meant(key, known)
+    hint = f"; did you mean {quote(meant)}?" if meant else did_you_mean(key, known)
+    return f"unknown field {quote(key)}" + (hint or f"; known fields are {_listed(known)}")
+
+
+def _field_meant(key: str, known: tuple[str, ...]) -> str | None:
+    """A field that another tool calls so, or whose name holds the word."""
+    word = key.lower()
+    slip = _SLIPS.get(word)
+    if slip in known:
+        return slip
+    if len(word) < _MIN_PART:
+        return None
+    starts = [name for name in known if name.startswith(word)]
+    return next(iter(starts or [name for name in known if word in name]), None)
 
 
 def _explain(cls: type[SpecRecord], given: dict[str, Any], where: str | None) -> SpecError:
