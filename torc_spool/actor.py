@@ -10,7 +10,7 @@ import os
 import pwd
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -51,6 +51,13 @@ def identity(name: str, **what: Any) -> RunnerRecord:
     )
 
 
+class Taking(NamedTuple):
+    """The work of a dead runner that is being taken back."""
+
+    evidence: str | None
+    places: dict[str, Place]  # what is in hand, by file name, and not given away yet
+
+
 class Actor:
     """An owner of `pending/<name>` and `running/<name>` in one workflow. Make one with `born`."""
 
@@ -61,7 +68,7 @@ class Actor:
         self.directory = store.layout.runner(record.name)
         self._heartbeat = f"{self.directory}/heartbeat"
         self._journal = journal
-        self.taking: set[str] = set()  # the dead whose work is being taken back
+        self.taking: dict[str, Taking] = {}  # by name of the dead
         self._scratch = Scratch(self.running, store.file_mode)
 
     @classmethod
@@ -115,9 +122,14 @@ class Actor:
 
     def record_result(self, filename: str, content: Content, attempt: Attempt) -> bool:
         """f1, f2: the result is in the file. False when the file is gone by hand. Raises Fenced, StorageError."""
-        if self._scratch.replace(filename, with_attempt(content, attempt)):
+        data = with_attempt(content, attempt)
+        if self._scratch.replace(filename, data):
             return True
-        return filename in self._own(self.running)
+        if filename not in self._own(self.running):
+            return False
+        # a reply was lost: if the result is not there it is written anew
+        written = fsops.read(f"{self.running}/{filename}")
+        return (written is not None and written.data == data) or self._scratch.replace(filename, data)
 
     def record_lost(self, place: Place, content: Content, attempt: Attempt) -> bool:
         """f1, f2 for a job of one's own that did not run here. Raises StorageError."""

@@ -45,6 +45,7 @@ class Execution:
         self.stdout, self.stderr = outputs
         self.pid = 0  # 0: not started
         self.task = ""
+        self.made: set[str] = set()  # output files of an earlier try to start it
         self.started = time.time()
         self.started_clock = time.monotonic()
         self.ending: Ending | None = None
@@ -210,9 +211,9 @@ class Starter:
         """What a spawner needs to start the job. Raises nothing: what goes wrong is in the spawner's outcome."""
 
         def prepare() -> tuple[int, int, int]:
-            out, execution.stdout = _open_output(execution.stdout)
+            out, execution.stdout = _open_output(execution.stdout, execution.made)
             try:
-                err, execution.stderr = _open_output(execution.stderr)
+                err, execution.stderr = _open_output(execution.stderr, execution.made)
             except BaseException:
                 os.close(out)
                 raise
@@ -232,12 +233,18 @@ class Starter:
         return variables
 
 
-def _open_output(path: str) -> tuple[int, str]:
-    """A new file; where the name is taken (another spool with the same output directory) a name beside it."""
+def _open_output(path: str, made: set[str]) -> tuple[int, str]:
+    """A new file; where the name is taken (another spool with the same output directory) a name beside it.
+
+    `made` are those that this attempt has made already.
+    """
+    if path in made:
+        return fsops.reopen_output(path), path
     candidate = path
     for number in range(1, _OUTPUT_TRIES + 1):
         descriptor = fsops.open_output(candidate)
         if descriptor is not None:
+            made.add(candidate)
             return descriptor, candidate
         candidate = f"{path}.{os.getpid()}.{number}"
     raise StorageError("create", path, None)
@@ -274,9 +281,14 @@ def orphans(known: Collection[int] = ()) -> Orphans:
 def end_children(timeout_s: float = processes.KILL_TIMEOUT_S) -> None:
     """Kill whatever children we have, and those that they leave us, when no job runs any more."""
     deadline = time.monotonic() + timeout_s
-    while pids := orphans().nameless:
+    spared: set[int] = set()  # they run as somebody else, and are not ours to kill
+    while pids := orphans(spared).nameless:
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)  # nobody else's: we have not waited for it
+            try:
+                os.kill(pid, signal.SIGKILL)  # it is still the same one: we have not waited for it
+            except PermissionError:
+                spared.add(pid)
+                continue
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
                     time.sleep(0.001)

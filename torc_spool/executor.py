@@ -27,8 +27,7 @@ MEMORY_SAMPLE_S = 1.0
 RECORD_RETRY_S = 5.0
 ORPHANS_S = 0.25
 START_RETRY_S = 1.0
-START_TROUBLE_S = 60.0  # a node that cannot start jobs for so long is sick
-_TRY_LATER = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+START_TROUBLE_S = 15.0  # a node that cannot start jobs for so long is sick
 
 
 class Executor:
@@ -56,6 +55,7 @@ class Executor:
         self._of: dict[int, tuple[Served, Starter]] = {}  # by id(execution)
         self._ending: Ending | None = None  # what is started from now on ends like all else
         self._killing = False
+        self.gives_back = False  # whether jobs that cannot be started go back to ready instead of being tried again
         self._retry_at = math.inf
         self._sample_at = math.inf
         self._orphans_at = math.inf  # when to look for what ended jobs have left
@@ -139,23 +139,36 @@ class Executor:
 
     def _take_in(self, *, wait: bool = False) -> None:
         """Take in the processes that have been started since."""
-        for execution, pid, error in self._spawner.outcomes(wait=wait):
-            del self._launching[id(execution)]
-            if error is not None:
-                self._not_launched(execution, error)
-                continue
-            execution.pid = pid
+        started, failed = self._book(wait=wait)
+        for execution in started:
             self._launched(execution)
             ending = execution.ending or self._ending
             if ending is not None:
                 execution.end(ending, self.grace_s)
             if self._killing:
                 execution.kill()
+        for execution in failed:
+            self._unstarted.append(execution)  # until something better is known of it
+        for execution, error in failed.items():
+            self._not_launched(execution, error)
+
+    def _book(self, *, wait: bool) -> tuple[list[Execution], dict[Execution, Exception]]:
+        """Note first of all what has been started: whatever goes wrong after that, it is known and can be killed."""
+        started: list[Execution] = []
+        failed: dict[Execution, Exception] = {}
+        for execution, pid, error in self._spawner.outcomes(wait=wait):
+            del self._launching[id(execution)]
+            if error is not None:
+                failed[execution] = error
+                continue
+            execution.pid = pid
+            self._running[pid] = execution
+            started.append(execution)
+        return started, failed
 
     def _launched(self, execution: Execution) -> None:
         served, _ = self._of[id(execution)]
         self._unstartable_since = math.inf
-        self._running[execution.pid] = execution
         if self._limits and execution.content.job.resources.memory_bytes is not None:
             self._sample_at = min(self._sample_at, time.monotonic() + MEMORY_SAMPLE_S / 4)
         served.owner().note(
@@ -172,21 +185,26 @@ class Executor:
         )
 
     def _not_launched(self, execution: Execution, error: Exception) -> None:
-        """A node that cannot make processes or files now must not eat the queue: the job waits. What is wrong with
-        the job itself (its directory, its length) is its failure."""
+        """A node that cannot make processes or files now must not eat the queue: the job waits, or goes back where it
+        came from. Only what is wrong with the job itself is its failure: its length, or a text that is none."""
+        own_fault = isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno == errno.E2BIG)
+        if own_fault:
+            self._unstarted.remove(execution)
+            execution.could_not_start(f"could not be started: {error}")
+            self._record(execution)
+            return
         if not isinstance(error, OSError | StorageError):
             raise error
-        if isinstance(error, StorageError) or error.errno in _TRY_LATER:
-            self._complain(f"jobs cannot be started yet: {error}")
-            self._unstartable_since = min(self._unstartable_since, time.monotonic())
-            if self._ending is not None and execution.ending is None:
+        self._complain(f"jobs cannot be started: {error}")
+        self._unstartable_since = min(self._unstartable_since, time.monotonic())
+        self._retry_at = min(self._retry_at, time.monotonic() + START_RETRY_S)
+        if self.gives_back and execution.ending in (None, self._ending):
+            self._unstarted.remove(execution)
+            try:
                 self._give_back(execution)
-                return
-            self._unstarted.append(execution)
-            self._retry_at = min(self._retry_at, time.monotonic() + START_RETRY_S)
-            return
-        execution.could_not_start(f"could not be started: {error.strerror}: {error.filename}")
-        self._record(execution)
+            except StorageError:
+                self._unstarted.append(execution)
+                raise
 
     # -- ends -----------------------------------------------------------------------------------------------
 
@@ -275,11 +293,16 @@ class Executor:
             self._record(execution)
         unstarted, self._unstarted = self._unstarted, []
         for execution in unstarted:
-            if execution.ending is not None:
+            if execution.ending not in (None, self._ending):
+                assert execution.ending is not None
                 execution.could_not_start(execution.ending.reason)
                 self._record(execution)
+            elif self.gives_back:
+                self._unstarted.append(execution)
             else:
                 self._launch(execution)
+        if self.gives_back:
+            self.give_back_unstarted()
         if self._unrecorded and time.monotonic() > self._give_up_at:
             self._tell(f"{len(self._unrecorded)} results could not be recorded; those jobs will be run again")
             self._unrecorded.clear()
@@ -328,6 +351,7 @@ class Executor:
     def end_all(self, reason: str) -> None:
         """Give every job its notice; those without a process go back to ready."""
         self._ending = Ending(Status.TERMINATED, reason)
+        self.gives_back = True
         self._give_up_at = time.monotonic() + self.grace_s + 2 * RECORD_RETRY_S
         for execution in self._under_way():
             execution.end(self._ending, self.grace_s)
@@ -353,8 +377,9 @@ class Executor:
 
     def abandon(self) -> None:
         """Kill everything and record nothing: others hold our work, or we cannot go on."""
-        while self._launching:
-            self._take_in(wait=True)
+        while self._spawner.in_flight:
+            self._book(wait=True)
+        self._launching.clear()
         self.kill_all()
         for execution in self._running.values():
             processes.kill_marked(TASK_VARIABLE, execution.task)

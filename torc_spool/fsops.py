@@ -231,7 +231,10 @@ def link(source: str, target: str) -> bool:
 
 
 def overwrite(path: str, data: bytes) -> bool:
-    """Write over an existing file that nobody else knows. False when it is gone. Raises StorageError."""
+    """Write over an existing file that nobody else knows. Raises StorageError.
+
+    False when it is gone, or has another name somewhere (a backup by hard links): it is left as it is then.
+    """
     try:
         _call("open", path)
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -241,6 +244,8 @@ def overwrite(path: str, data: bytes) -> bool:
         raise StorageError("open", path, error.errno) from error
     with _translated("write", path):
         try:
+            if os.fstat(descriptor).st_nlink != 1:
+                return False
             _write_all(descriptor, data)
             os.ftruncate(descriptor, len(data))
         finally:
@@ -332,6 +337,13 @@ def open_output(path: str) -> int | None:
         return None
     except OSError as error:
         raise StorageError("create", path, error.errno) from error
+
+
+def reopen_output(path: str) -> int:
+    """An output file that this attempt made and nothing was written to. Raises StorageError."""
+    _call("output", path)
+    with _translated("open", path):
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
 
 def make_output_directory(path: str) -> None:

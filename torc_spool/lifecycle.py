@@ -54,7 +54,9 @@ RULES: Final[Mapping[Move, Rule]] = {
     Move.RELEASE: Rule(_only(Status.BLOCKED), _only(Status.READY)),
     Move.CASCADE: Rule(_only(Status.BLOCKED), _only(Status.CANCELED)),
     Move.REVIVE: Rule(_only(Status.CANCELED), _only(Status.BLOCKED), new_attempt=True),
-    Move.WAIT_ANEW: Rule(_only(Status.BLOCKED), _only(Status.BLOCKED), new_attempt=True),
+    Move.WAIT_ANEW: Rule(
+        _only(Status.BLOCKED, Status.HELD), _only(Status.BLOCKED, Status.HELD), new_attempt=True, stays=True
+    ),
     Move.CANCEL: Rule(_WAITING, _only(Status.CANCELED)),
     Move.HOLD: Rule(_RETURN, _only(Status.HELD)),
     Move.UNHOLD: Rule(_only(Status.HELD), _RETURN),

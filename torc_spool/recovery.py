@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from torc_spool import fsops, naming, processes
-from torc_spool.actor import Actor
+from torc_spool.actor import Actor, Taking, decode_journal
 from torc_spool.errors import DamagedFile, NotFound
 from torc_spool.lifecycle import Move
 from torc_spool.model import OUTCOMES, Attempt, RunnerEnd, RunnerRecord, Status
@@ -182,29 +183,49 @@ def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
     Raises StorageError; then the actor must not retire: whoever takes over from it finishes the work.
     """
     store = actor.store
-    actor.taking.add(owner.name)
+    actor.taking[owner.name] = Taking(owner.evidence, {})
     taken = store.layout.taken(actor.name)
     fsops.make_directory(taken, store.directory_mode)
     record = f"{taken}/{owner.name}"
     if not fsops.rename_directory(owner.directory, record) and owner.name not in fsops.names(taken):
-        if owner.record is not None or not _still_holds(store, owner.name):
-            actor.taking.discard(owner.name)
+        if owner.record is not None or not owner.holds:
+            del actor.taking[owner.name]
             return None
         fsops.make_directory(record, store.directory_mode)  # no record was ever there: a person says it is dead
+    return finish_taking(actor, owner)
+
+
+def finish_taking(actor: Actor, owner: Owner) -> list[Recovered]:
+    """The rest of taking back, once this actor has won it. Where it was cut short, it is done again from its start."""
+    store = actor.store
+    record = f"{store.layout.taken(actor.name)}/{owner.name}"
     family = {owner.name: owner.record, **_family(store, record)}
+    places = actor.taking[owner.name].places
+    for status in (Status.RUNNING, Status.PENDING):
+        _fence(actor, status, family, places)
+    # only now: a runner that lives after all would take its killed jobs for failed ones, and record that
     _kill_left(family)
-    places = [place for status in (Status.RUNNING, Status.PENDING) for place in _fence(actor, status, family)]
-    steps = _give_away(actor, owner, places)
+    steps = _give_away(actor, owner, places, _started(record))
     end = RunnerEnd(state="dead", time=time.time(), evidence=owner.evidence, recovered_by=actor.name)
     fsops.replace(record, "end.json", encode(end), store.file_mode)
     fsops.remove_file(f"{store.layout.requests}/{naming.Request(runner=owner.name)}")
-    actor.taking.discard(owner.name)
+    del actor.taking[owner.name]
     return steps
 
 
-def _still_holds(store: Store, name: str) -> bool:
-    """Whether directories are in its name now, that nobody else has in his hands."""
-    return name in store.owner_directories()
+def _started(record: str) -> dict[tuple[int, int], dict[str, Any]]:
+    """What the journals of the dead say of the attempts that they had started: when, and where the output is."""
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    stack = [record]
+    while stack:
+        directory = stack.pop()
+        with suppress(DamagedFile):
+            content = fsops.read(f"{directory}/journal")
+            for event in decode_journal(content.data) if content else ():
+                if event.get("event") == "start" and isinstance(event.get("id"), int):
+                    found[event["id"], event.get("attempt", 0)] = event
+        stack += [f"{directory}/taken/{name}" for name in fsops.names(f"{directory}/taken")]
+    return found
 
 
 def _family(store: Store, directory: str) -> dict[str, RunnerRecord | None]:
@@ -231,7 +252,7 @@ def _kill_left(family: Mapping[str, RunnerRecord | None]) -> int:
     )
 
 
-def _fence(actor: Actor, status: Status, family: Collection[str]) -> list[Place]:
+def _fence(actor: Actor, status: Status, family: Collection[str], moved: dict[str, Place]) -> None:
     """v5 to v7 for `running` or `pending`: all jobs into the actor's own directory, the old directories removed."""
     store = actor.store
     parent = store.layout.directory_of(status)
@@ -242,7 +263,6 @@ def _fence(actor: Actor, status: Status, family: Collection[str]) -> list[Place]
             continue
         held = f"{parent}/{naming.taken_directory(actor.name, parts[1])}"
         fsops.rename_directory(f"{parent}/{directory}", held)
-    moved: dict[str, Place] = {}
     for owner in family:
         held = f"{parent}/{naming.taken_directory(actor.name, owner)}"
         while True:
@@ -251,7 +271,6 @@ def _fence(actor: Actor, status: Status, family: Collection[str]) -> list[Place]
             if fsops.remove_directory(held):
                 break
             actor.check_owned(status)  # else a taker who was fenced himself would try for ever
-    return list(moved.values())
 
 
 def _collect(store: Store, held: str, own: str, name: str, status: Status, moved: dict[str, Place]) -> None:
@@ -288,24 +307,27 @@ def _result(content: Content, attempt: int) -> Status | None:
     return last.outcome
 
 
-def _give_away(actor: Actor, owner: Owner, places: list[Place]) -> list[Recovered]:
-    """v8 to v10."""
+def _give_away(
+    actor: Actor, owner: Owner, places: dict[str, Place], started: Mapping[tuple[int, int], dict[str, Any]]
+) -> list[Recovered]:
+    """v8 to v10. What has been dealt with is taken out of `places`."""
     store = actor.store
     arrived = store.outcomes().ended if places else {}
     wishes = _wishes(store)
     steps: list[Recovered] = []
-    for place in sorted(places, key=lambda place: place.filename):
+    for filename, place in sorted(places.items()):
         shown = arrived.get(place.name.id)
         if shown is not None and shown.attempt >= place.name.attempt:
             store.set_aside(store.layout.owned(place.status, actor.name), place.filename)
             action = "set aside"
         else:
-            action = _give_one(actor, owner, place, wishes)
+            action = _give_one(actor, owner, place, wishes, started.get((place.name.id, place.name.attempt), {}))
         steps.append(Recovered(place.name.id, place.filename, owner.name, action))
+        del places[filename]
     return steps
 
 
-def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause]) -> str:
+def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause], started: Mapping[str, Any]) -> str:
     store = actor.store
     action = _fate(store, place, wishes)
     if action == "set aside":
@@ -319,12 +341,12 @@ def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause
         actor.show(place.filename, result, place.status)
     elif action == "cancel":
         if place.status is Status.RUNNING:
-            _write_lost(actor, place, content, owner, Status.CANCELED)
+            _write_lost(actor, place, content, owner, started, Status.CANCELED)
         actor.show(place.filename, Status.CANCELED, place.status)
         fsops.remove_file(_wish_path(store, place.name))
     else:
         if place.status is Status.RUNNING:
-            _write_lost(actor, place, content, owner, None)
+            _write_lost(actor, place, content, owner, started, None)
         actor.give(place.filename, place.name, content.job, place.status)
         if fsops.remove_file(_wish_path(store, place.name)):
             action = "cancel"  # the wish was made after we had looked
@@ -344,20 +366,37 @@ def _cancel_given(store: Store, name: naming.JobName, content: Content) -> None:
         fsops.create(_wish_path(store, given), b"", store.file_mode)
 
 
-def _write_lost(actor: Actor, place: Place, content: Content, owner: Owner, outcome: Status | None) -> None:
-    """Note the attempt that ended with its runner, with the evidence."""
+def _write_lost(
+    actor: Actor,
+    place: Place,
+    content: Content,
+    owner: Owner,
+    started: Mapping[str, Any],
+    outcome: Status | None,
+) -> None:
+    """Note the attempt that ended with its runner, with the evidence, and what the runner's journal says of it."""
     if content.job.attempts and content.job.attempts[-1].attempt >= place.name.attempt:
         return
     asked = "canceled by request; " if outcome is Status.CANCELED else ""
+    stdout, stderr, gpus = (_text(started.get(name)) for name in ("stdout", "stderr", "gpus"))
+    began = started.get("time")
     lost = Attempt(
         attempt=place.name.attempt,
         outcome=outcome,
         runner=owner.name,
         host=owner.record.host if owner.record else None,
         reason=f"{asked}its runner died: {owner.evidence}",
+        start_time=began if isinstance(began, float) else None,
         end_time=time.time(),
+        stdout=stdout,
+        stderr=stderr,
+        gpus=gpus,
     )
     actor.record_lost(place, content, lost)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def recover(

@@ -302,10 +302,13 @@ class Runner:
             self._beat_at = now + actors.HEARTBEAT_S
             for served in list(self.served.values()):
                 self._beat(served)
+                if self._stage is Stage.CLAIMING and served.actor is not None and not served.finished:
+                    served.recover()  # others may have died while we are busy
         if self.executor.is_sick and self._stage is Stage.CLAIMING:
             self._stage = Stage.FINISHING
             self._tell(f"this node could start no job for {START_TROUBLE_S:g} s: claiming nothing more")
-            self.executor.give_back_unstarted()
+        if self._stage is Stage.FINISHING:
+            self.executor.gives_back = True
         if now >= self._notice_at() and self._stage in (Stage.CLAIMING, Stage.FINISHING):
             self._end_jobs("the runner's time ended")
 

@@ -29,11 +29,12 @@ class Scratch:
         keep = _SPARES[spare == _SPARES[0]]
         kept = self._can_link and fsops.link(f"{directory}/{name}", f"{directory}/{keep}")
         try:
-            if spare is None or not kept:
-                done = fsops.replace(directory, name, data, self._mode)
+            if kept and spare is not None and fsops.overwrite(f"{directory}/{spare}", data):
+                done = fsops.rename(f"{directory}/{spare}", f"{directory}/{name}")
             else:
-                path = f"{directory}/{spare}"
-                done = fsops.overwrite(path, data) and fsops.rename(path, f"{directory}/{name}")
+                done = fsops.replace(directory, name, data, self._mode)
+                if spare is not None:
+                    fsops.remove_file(f"{directory}/{spare}")
         except StorageError:
             self.clear()
             raise

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 from torc_spool import fsops, naming, recovery, select
 from torc_spool.actor import Actor
 from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
+from torc_spool.lifecycle import Move
 from torc_spool.locking import ClaimLock
 from torc_spool.model import OUTCOMES, RunnerRecord, Status
 from torc_spool.naming import Cause, JobName
@@ -74,8 +76,18 @@ class Served:
         """The runner leaves this workflow. Without `retire`, what it holds is left for a recovery."""
         self.lock.close()
         if self.actor is not None and retire:
+            self._give_leftover_back(self.actor)
             self.actor.retire(exit_code)
         self.actor = None
+
+    def _give_leftover_back(self, actor: Actor) -> None:
+        """What was claimed and never started goes back, if the filesystem lets us now; else a recovery does it."""
+        for pick in self.leftover:
+            name = naming.parse_job(pick.entry.name)
+            place = Place(Status.PENDING, actor.name, pick.entry.name, name)
+            with suppress(StorageError):
+                self.store.move(Move.GIVE, place, Status.READY, pick.entry.directory, new_attempt=True)
+        self.leftover.clear()
 
     # -- the view -------------------------------------------------------------------------------------------
 
@@ -200,6 +212,8 @@ class Served:
             return None
         if content is None:
             self.stale = True
+            if filename in actor.holds():
+                self.leftover.append(pick)  # a reply was lost
             return None
         return Claimed(filename, name, content, pick)
 
@@ -253,10 +267,23 @@ class Served:
 
     def recover(self) -> bool:
         """Take back the work of runners that are known to be dead; True when something came back."""
+        again = self._resume_taking(self.actor) if self.actor is not None and self.actor.taking else []
         steps, _ = recovery.recover(self.store, self.owner, only_holders=True)
+        steps += again
         self.stale = self.stale or bool(steps)
         self.settler.due = self.settler.due or (bool(steps) and self.settler.ledger is not None)
         return bool(steps)
+
+    def _resume_taking(self, actor: Actor) -> list[recovery.Recovered]:
+        """Go on with what the filesystem has cut short."""
+        dead = {owner.name: owner for owner in recovery.taken_owners(self.store)}
+        steps: list[recovery.Recovered] = []
+        for name, taking in list(actor.taking.items()):
+            if name in dead:
+                steps += recovery.finish_taking(actor, dead[name]._replace(evidence=taking.evidence))
+            else:
+                del actor.taking[name]  # it was not won
+        return steps
 
     def outcomes(self) -> dict[int, Status]:
         """The outcomes so far; `finished` is set by the way, and what is no job is set aside."""
@@ -270,8 +297,10 @@ class Served:
 
     def sweep_requests(self) -> None:
         """Every job has its outcome: wishes to cancel one are settled (X13)."""
+        ended = self.store.outcomes().ended
         for cause in self.wishes()[0]:
-            self.obeyed(naming.Request(job=cause))
+            if cause.id in ended and ended[cause.id].attempt >= cause.attempt:
+                self.obeyed(naming.Request(job=cause))
 
     def may_follow(self, offer: Offer) -> bool:
         """Whether a job in another runner's hands could still come to this one: released by it, or from its hands."""

@@ -60,10 +60,11 @@ class Settler:
         released: list[Entry] = []
         for _ in range(_PASSES):
             self.due = False
+            # in this order: a retry that comes between is either seen in the outcomes, or has renamed what waits
+            self._blocked = self._store.waiting(Status.BLOCKED)
             outcomes = self._store.outcomes()
             self.ledger.sync(outcomes.ended)
             revived = self._revive(outcomes.causes)
-            self._blocked = self._store.waiting(Status.BLOCKED)
             self._wait_anew()
             verdicts = [self.ledger.verdict(job) for job in self._blocked]
             released += self._apply(verdict for verdict in verdicts if verdict is not None)
@@ -121,12 +122,16 @@ class Settler:
         """A new attempt for those that wait for what came back, so that nobody releases them by an old name (w2)."""
         assert self.ledger is not None
         back, self._back = self._back, set()
+        if not back:
+            return
+        held = self._store.waiting(Status.HELD)  # they too were perhaps remembered when they were blocked
         for job in sorted({job for awaited in back for job in self.ledger.undeterred(awaited)}):
-            filename = self._blocked.pop(job, None)
+            status = Status.HELD if job in held else Status.BLOCKED
+            filename = held.get(job) or self._blocked.pop(job, None)
             if filename is None:
                 continue
-            place = Place(Status.BLOCKED, None, filename, naming.parse_job(filename))
-            moved = self._store.move(Move.WAIT_ANEW, place, Status.BLOCKED, new_attempt=True)
-            if moved is not None:
+            place = Place(status, None, filename, naming.parse_job(filename))
+            moved = self._store.move(Move.WAIT_ANEW, place, status, new_attempt=True)
+            if moved is not None and status is Status.BLOCKED:
                 self._blocked[job] = moved.filename
             self.due = self.due or moved is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import queue
 import signal
@@ -35,7 +36,7 @@ class Environment:
         block = (ctypes.c_char_p * (shared + len(own) + 1))()
         ctypes.memmove(block, self._pointers, ctypes.sizeof(self._pointers))
         for index, (name, value) in enumerate(own.items(), shared):
-            block[index] = os.fsencode(f"{name}={value}")
+            block[index] = _utf8(f"{name}={value}")
         return block
 
 
@@ -73,8 +74,16 @@ class Spawner:
         self.in_flight += 1
         if len(self._threads) < min(THREADS, self.in_flight):
             thread = threading.Thread(target=self._work, daemon=True, name="torc-spool-spawn")
-            self._threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads are to be had
+                if not self._threads:
+                    why = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), order.program)
+                    self._outcomes.put(Outcome(token, 0, why))
+                    self._wake()
+                    return
+            else:
+                self._threads.append(thread)
         self._orders.put((token, order))
 
     def outcomes(self, *, wait: bool = False) -> list[Outcome]:
@@ -150,7 +159,7 @@ def _spawn(order: Order, descriptors: tuple[int, int, int]) -> int:
             _check(_LIBC.posix_spawn_file_actions_adddup2(actions, descriptor, number), order.program)
         cwd = ctypes.c_char_p(os.fsencode(order.cwd))
         _check(_LIBC.posix_spawn_file_actions_addchdir_np(actions, cwd), order.cwd)
-        arguments = [os.fsencode(argument) for argument in order.arguments]
+        arguments = [_utf8(argument) for argument in order.arguments]
         pid = ctypes.c_int()
         error = _LIBC.posix_spawn(
             ctypes.byref(pid),
@@ -164,6 +173,11 @@ def _spawn(order: Order, descriptors: tuple[int, int, int]) -> int:
         _LIBC.posix_spawn_file_actions_destroy(actions)
     _check(error, order.program if os.path.isdir(order.cwd) else order.cwd)
     return pid.value
+
+
+def _utf8(text: str) -> bytes:
+    """What a spool says is UTF-8, whatever the locale of the runner."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _check(error: int, path: str) -> None:
