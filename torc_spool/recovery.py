@@ -188,7 +188,7 @@ def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
     fsops.make_directory(taken, store.directory_mode)
     record = f"{taken}/{owner.name}"
     if not fsops.rename_directory(owner.directory, record) and owner.name not in fsops.names(taken):
-        if owner.record is not None or not owner.holds:
+        if owner.record is not None or owner.name not in store.owner_directories():
             del actor.taking[owner.name]
             return None
         fsops.make_directory(record, store.directory_mode)  # no record was ever there: a person says it is dead
