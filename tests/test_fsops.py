@@ -90,6 +90,7 @@ CALLS: dict[str, tuple[str, Callable[[str], Any], dict[int, Any]]] = {
     "touch": ("utime", lambda d: fsops.touch(f"{d}/f"), {errno.ENOENT: False}),
     "read": ("open", lambda d: fsops.read(f"{d}/f"), {errno.ENOENT: None}),
     "open_append": ("create", lambda d: os.close(fsops.open_append(f"{d}/f")), {}),
+    "reopen_output": ("output", lambda d: os.close(fsops.reopen_output(f"{d}/f")), {}),
     "open_lock": ("open", lambda d: fsops.open_lock(f"{d}/f"), dict.fromkeys(range(1, 134))),
     "open_output": ("output", lambda d: fsops.open_output(f"{d}/new"), {errno.EEXIST: None}),
     "make_output_directory": ("mkdir", lambda d: fsops.make_output_directory(f"{d}/x/y"), {}),
@@ -298,6 +299,19 @@ def test_a_tree_that_may_not_be_removed_says_so(a: Path, monkeypatch: pytest.Mon
         fsops.remove_tree(str(a))
 
 
+def test_a_file_is_removed_once(a: Path) -> None:
+    assert [fsops.remove_file(f"{a}/f") for _ in range(2)] == [True, False]
+    assert fsops.entries(str(a)) == []
+
+
+def test_a_directory_for_output_is_made_with_its_parents_and_may_be_there(a: Path) -> None:
+    for _ in range(2):
+        fsops.make_output_directory(f"{a}/x/y")
+    assert (a / "x" / "y").is_dir()
+    with pytest.raises(StorageError, match="File exists"):
+        fsops.make_output_directory(f"{a}/f")
+
+
 # --- writing
 
 
@@ -421,6 +435,24 @@ def test_what_is_written_to_an_open_file_says_on_a_full_disk_which(a: Path, monk
         fsops.close(descriptor, f"{a}/log")
 
 
+def test_an_overwrite_leaves_nothing_of_what_was_there(a: Path) -> None:
+    assert fsops.overwrite(f"{a}/f", b"new")
+    assert (a / "f").read_bytes() == b"new"
+
+
+def test_what_has_another_name_is_not_written_over(a: Path) -> None:
+    os.link(a / "f", a / "backup")
+    assert not fsops.overwrite(f"{a}/f", b"new")
+    assert (a / "backup").read_bytes() == b"content"
+
+
+def test_a_touch_sets_the_time_to_now(a: Path) -> None:
+    os.utime(a / "f", (0, 0))
+    assert fsops.touch(f"{a}/f")
+    assert (a / "f").stat().st_mtime > 0
+    assert not fsops.touch(f"{a}/none")
+
+
 def test_an_output_file_is_never_used_twice(a: Path) -> None:
     descriptor = fsops.open_output(f"{a}/out")
     assert descriptor is not None
@@ -477,6 +509,14 @@ def test_a_file_that_one_call_does_not_read_is_read_by_several(a: Path, monkeypa
     content = fsops.read(f"{a}/f")
     assert content is not None
     assert content.data == b"content"
+
+
+def test_a_limit_holds_for_what_several_calls_read(a: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, min(size, 2)))
+    content = fsops.read(f"{a}/f", limit=5)
+    assert content is not None
+    assert content.data == b"conte"
 
 
 def test_an_empty_file_is_read_as_such(a: Path) -> None:

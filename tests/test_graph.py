@@ -252,6 +252,7 @@ def test_what_could_follow_is_all_that_waits_directly_or_not(links: list[Link], 
 @example({1: (1,)})
 @example({1: (2,), 2: (1,)})
 @example({1: (2, 2), 2: ()})
+@example({1: (2, 3), 2: (), 3: (1,)})
 def test_a_cycle_is_found_exactly_where_there_is_one(waits: dict[int, tuple[int, ...]]) -> None:
     found = cycle(waits)
     try:

@@ -27,7 +27,7 @@ DOCUMENTED = {
     ("r1", Move.RELEASE): ([(BLOCKED, READY)], SAME),
     ("k1", Move.CASCADE): ([(BLOCKED, CANCELED)], SAME),
     ("w1", Move.REVIVE): ([(CANCELED, BLOCKED)], RAISED),
-    ("w2", Move.WAIT_ANEW): ([(BLOCKED, BLOCKED)], RAISED),
+    ("w2", Move.WAIT_ANEW): ([(BLOCKED, BLOCKED), (HELD, HELD)], RAISED),
     ("n1", Move.CANCEL): (itertools.product(WAITING, [CANCELED]), SAME),
     ("h1", Move.HOLD): ([(BLOCKED, HELD), (READY, HELD)], SAME),
     ("h1", Move.UNHOLD): ([(HELD, READY), (HELD, BLOCKED)], SAME),

@@ -298,13 +298,14 @@ def test_those_that_do_not_mind_wait_anew_for_what_is_run_again(root: str) -> No
 @cases(
     ("directory", "ends"),
     {
-        "it is held": ("held", "held 1"),
+        "it is held": ("held", "held 2"),
+        "it is blocked": ("blocked", "blocked 2"),
         "it is ready": ("ready/any", "ready/any 1"),
         "it runs": (RUNNING, f"{RUNNING} 1"),
         "it has ended": ("done/completed", "done/completed 1"),
     },
 )
-def test_those_that_do_not_mind_and_wait_no_more_are_left_alone(directory: str, ends: str, root: str) -> None:
+def test_of_those_that_do_not_mind_only_who_waits_gets_a_new_name(directory: str, ends: str, root: str) -> None:
     tree = Tree(root, [job(1), job(2, 1, anyway=True)])
     tree.put(1, "ready/any", attempt=2)
     tree.put(2, directory)
@@ -422,6 +423,24 @@ def test_two_who_settle_at_once_lead_to_the_end_of_one(
 
 
 # --- costs
+
+
+@cases(
+    ("places", "passes"),
+    {
+        "nothing": ([], 1),
+        "a release": ([(1, "done/completed", 1)], 1),
+        "cancellations": ([(1, "done/failed", 1)], 1),
+        "a revival": (RETRIED["a failure that was run again"], 2),
+    },
+)
+def test_only_what_may_be_followed_by_more_is_looked_at_again(
+    places: list[tuple[int, str, int]], passes: int, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = left(root, places)
+    with watched(monkeypatch) as calls:
+        Settler(tree.store()).settle()
+    assert calls.made.count(("list", f"{root}/blocked")) == passes
 
 
 @pytest.mark.parametrize("outcome", [COMPLETED, FAILED], ids=str)
