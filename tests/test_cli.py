@@ -182,7 +182,7 @@ def test_who_finds_no_spool_is_told_where_was_looked(
 
 MISTAKES = [
     ("status 7", "no workflow 7 in {spool} (from TORC_SPOOL_DIR); there: 1"),
-    ("status one", "'one' is not a valid integer"),
+    ("status one", "'one' is not a workflow's id"),
     ("wait 7", "no workflow 7"),
     ("run 7", "no workflow 7"),
     ("delete 7", "no workflow 7"),
@@ -217,10 +217,10 @@ MISTAKES = [
     ("submit", "either a spec or --commands FILE"),
     ("submit --commands missing", "missing: cannot be read"),
     ("submit spec.json --num-cpus 2", "--num-cpus: only with --commands"),
-    ("submit --commands cmds --memory lots", "4g"),
-    ("submit --commands cmds --runtime 5", "PT"),
+    ("submit --commands cmds --memory lots", "--memory: 'lots' is not an amount of memory"),
+    ("submit --commands cmds --runtime 5", "--runtime: '5' is not a duration; write PT5S for 5 seconds"),
     ("submit --commands cmds --priority -1", "999999"),
-    ("submit --commands cmds --num-cpus 0", "num_cpus"),
+    ("submit --commands cmds --num-cpus 0", "--num-cpus: must be"),
     ("statsu 1", "Did you mean 'status'?"),
     ("status 1 --spol x", "--spool"),
     ("status 1 -f xml", "xml"),

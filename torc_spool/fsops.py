@@ -341,8 +341,8 @@ def open_output(path: str) -> int | None:
 
 def reopen_output(path: str) -> int:
     """An output file that this attempt made and nothing was written to. Raises StorageError."""
-    _call("output", path)
     with _translated("open", path):
+        _call("output", path)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
 
