@@ -11,9 +11,14 @@ from typing import Any, NamedTuple, TypeVar
 import click
 import msgspec
 
-from torc_spool.spool import Spool
+from torc_spool import naming
+from torc_spool.errors import NotFound, SpecError, UsageError
+from torc_spool.spool import Spool, command
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_NAMED = "torc_spool.workflow"  # in a context's meta: the words that named a workflow by its directory
 
 
 class State(NamedTuple):
@@ -31,6 +36,28 @@ class State(NamedTuple):
         return Spool.find(self.spool_dir, allow_shared=self.allow_shared)
 
 
+def named(hint: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """A callback of options whose value may not be empty."""
+
+    def check(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise UsageError(f"{parameter.opts[0]}: is empty; {hint}")
+        return value
+
+    return check
+
+
+DIRECTORY = named("name a directory")
+
+
+def read_option(option: str, read: Callable[[str], T], text: str | None) -> T | None:
+    """`read(text)`, whose complaint names the option. Raises UsageError."""
+    try:
+        return None if text is None else read(text)
+    except SpecError as error:
+        raise UsageError(f"{option}: {error.message}") from error
+
+
 def common_options(function: F) -> F:
     """The options of `State`."""
     options = [
@@ -38,6 +65,7 @@ def common_options(function: F) -> F:
             "--spool",
             "spool_dir",
             metavar="DIR",
+            callback=DIRECTORY,
             help="The spool's directory. Default: TORC_SPOOL_DIR, else ./spool.",
         ),
         click.option(
@@ -77,6 +105,8 @@ class _Common(click.Command):
             output_format=context.params.pop("output_format", None) or before.output_format,
             allow_shared=context.params.pop("allow_shared", False) or before.allow_shared,
         )
+        if _NAMED in context.meta:
+            check_named(context.obj.spool(), context.params["workflow_id"], context.meta[_NAMED])
         return super().invoke(context)
 
 
@@ -113,7 +143,50 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-WORKFLOW = click.argument("workflow_id", metavar="ID", type=click.IntRange(min=1))
+class WorkflowId(click.IntRange):
+    """A workflow's id, or its directory: "7", "7-sweep", "spool/7-sweep"."""
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int) or value.lstrip("+-").isdecimal():
+            return super().convert(value, param, ctx)
+        named_by = workflow_directory(value)
+        if named_by is None:
+            self.fail(
+                f"{value!r} is not a workflow's id: ids are whole numbers, see torc-spool workflows list", param, ctx
+            )
+        if ctx is not None:
+            ctx.meta[_NAMED] = value
+        return named_by
+
+
+def workflow_directory(text: str) -> int | None:
+    """The id that a workflow's directory is named by."""
+    parsed = naming.parse_workflow(os.path.basename(text.rstrip("/")))
+    return parsed[0] if parsed else None
+
+
+def check_named(spool: Spool, workflow_id: int, text: str) -> None:
+    """A directory that was named must be the workflow's, lest the same number of another spool is meant."""
+    path = text.rstrip("/")
+    for found in spool.workflows():
+        same = os.path.realpath(path) == os.path.realpath(found.root)
+        if found.id == workflow_id and (same or path == os.path.basename(found.root)):
+            return
+    raise NotFound(f"{text!r} is no workflow's directory in {spool.path}; see torc-spool workflows list")
+
+
+def unsuccessful(spool: Spool, workflow_id: int, jobs: dict[str, int]) -> str:
+    """What to say of a finished workflow whose jobs did not all complete; `jobs` are counts by state."""
+    counts = ", ".join(f"{jobs[each]} {each}" for each in ("failed", "canceled", "terminated") if jobs[each])
+    all_of_them = jobs["failed"] or jobs["terminated"]  # `retry` alone leaves what a person has canceled
+    again = command(spool.path, f"retry {workflow_id}" if all_of_them else f"retry {workflow_id} JOB...")
+    return f"workflow {workflow_id} is finished: {counts}; run them again with: {again}"
+
+
+WORKFLOW = click.argument("workflow_id", metavar="ID", type=WorkflowId())
 JOBS = click.argument("jobs", metavar="[JOB]...", nargs=-1)
 
 

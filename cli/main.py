@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from torc_spool.errors import EXIT_STOPPED, EXIT_USAGE, TorcSpoolError
+from torc_spool.errors import EXIT_STOPPED, EXIT_USAGE, TorcSpoolError, UsageError
 
 from .common import State, common_options, say
 
@@ -35,6 +36,9 @@ COMMANDS = {
 }
 
 
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
 class LazyGroup(click.Group):
     """Lists all commands, imports the one that is called."""
 
@@ -52,6 +56,9 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] == "slurm":
+            words = " ".join(["slurm", *(word for word in args[1:2] if not word.startswith("-"))])
+            raise UsageError(f"{words} is not there yet: start runners inside an allocation, see docs/operations.md")
         try:
             return super().resolve_command(context, args)
         except click.UsageError as error:
@@ -117,6 +124,10 @@ def _call(arguments: list[str]) -> int:
     except OSError as error:
         if os.environ.get("TORC_SPOOL_DEBUG"):
             raise
+        if error.filename is None and error.errno in _CANNOT_WRITE:
+            say(f"torc-spool: cannot write output: {error.strerror}")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # keep the interpreter from trying again
+            return EXIT_USAGE
         say(f"torc-spool: {error.strerror}: {error.filename or 'the current directory, or an open file'}")
         return EXIT_USAGE
     return code if isinstance(code, int) else 0

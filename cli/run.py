@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,12 +13,26 @@ import click
 
 from torc_spool import capacity
 from torc_spool.capacity import Capacity
-from torc_spool.errors import UsageError
+from torc_spool.errors import EXIT_JOBS_FAILED, SpecError, TorcSpoolError, UsageError
 from torc_spool.runner import Options, Result, Runner
 from torc_spool.select import Free, Offer
 from torc_spool.served import serve_directories
+from torc_spool.spool import Spool
 
-from .common import WORKFLOW, CommonCommand, Seconds, State, clean, say, show_json
+from .common import (
+    DIRECTORY,
+    WORKFLOW,
+    CommonCommand,
+    Seconds,
+    State,
+    check_named,
+    clean,
+    read_option,
+    say,
+    show_json,
+    unsuccessful,
+    workflow_directory,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,9 +69,14 @@ def runner_options(function: F) -> F:
 
 
 def _capacity(num_cpus: int | None, memory_gb: float | None, num_gpus: int | None, num_nodes: int | None) -> Capacity:
-    return capacity.override(
-        capacity.detect(), num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes
-    )
+    detected = capacity.detect()
+    variable, shown = detected.gpu_variable, len(detected.gpus)
+    if variable is not None and variable in os.environ and shown and num_gpus is not None and num_gpus > shown:
+        raise UsageError(
+            f"{variable}={os.environ[variable]} shows {shown} GPU{'s' if shown > 1 else ''}, "
+            f"--num-gpus asks for {num_gpus}; unset it or ask for at most {shown}"
+        )
+    return capacity.override(detected, num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes)
 
 
 def _time_limit(text: str | None) -> int | None:
@@ -64,13 +84,13 @@ def _time_limit(text: str | None) -> int | None:
         return None
     from torc_spool.quantities import parse_duration
 
-    return parse_duration(text)
+    return read_option("--time-limit", parse_duration, text)
 
 
 @click.command(cls=CommonCommand)
 @click.argument("spec_or_id", metavar="[SPEC_OR_ID]", required=False)
 @runner_options
-@click.option("--output-dir", metavar="DIR", help="Where stdout and stderr of the jobs go.")
+@click.option("--output-dir", metavar="DIR", callback=DIRECTORY, help="Where stdout and stderr of the jobs go.")
 @click.option(
     "--wait-for-new-jobs",
     type=Seconds(),
@@ -126,6 +146,8 @@ def run(
     workflow_id = None
     if spec_or_id is not None and spec_or_id.isascii() and spec_or_id.isdigit():
         workflow_id = int(spec_or_id)
+    elif spec_or_id is not None and _is_workflow(spool, spec_or_id):
+        workflow_id = workflow_directory(spec_or_id)
     elif spec_or_id is not None:
         from .submit import publish, read_spec  # reading specs is not what most runners are started for
 
@@ -137,7 +159,31 @@ def run(
     with view:
         result = runner.run()
     _tell_end(state, workflow_id, result)
+    if workflow_id is not None and result.exit_code == EXIT_JOBS_FAILED and not state.json:
+        _tell_retry(spool, workflow_id)
     return result.exit_code
+
+
+def _is_workflow(spool: Spool, spec_or_id: str) -> bool:
+    """Whether this names a workflow's directory, and no file. Raises SpecError for what is neither."""
+    if spec_or_id == "-" or (os.path.lexists(spec_or_id) and not os.path.isdir(spec_or_id)):
+        return False
+    workflow_id = workflow_directory(spec_or_id)
+    if workflow_id is not None:
+        check_named(spool, workflow_id, spec_or_id)
+    elif not os.path.isdir(spec_or_id):
+        why = "there is no such file, and it is not a workflow's id; see torc-spool workflows list"
+        raise SpecError(why, source=clean(spec_or_id))
+    return workflow_id is not None
+
+
+def _tell_retry(spool: Spool, workflow_id: int) -> None:
+    from torc_spool import report
+
+    with suppress(TorcSpoolError):  # it may have been deleted since
+        row = report.status(spool.open(workflow_id))
+        if row["finished"] and row["jobs"]["completed"] < row["total"]:
+            say(unsuccessful(spool, workflow_id, row["jobs"]))
 
 
 def _tell_end(state: State, workflow_id: int | None, result: Result) -> None:
@@ -220,7 +266,7 @@ class _Bar(_Lines):
 
     def tell(self, line: str) -> None:
         with suppress(OSError):
-            self._bar.console.print(clean(line), markup=False, highlight=False)
+            self._bar.console.print(clean(line), markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, runner: Runner) -> None:
         now = time.monotonic()
@@ -278,3 +324,9 @@ def preview(
         click.echo(f"claim  {clean(name)}")
     for skipped in row["skipped"]:
         click.echo(f"skip   {clean(skipped['name'])}: {clean(skipped['reason'])}")
+    if not row["claimed"] and not row["skipped"]:
+        state_now = report.status(store)
+        counts = {name: state_now["jobs"][name] for name in ("held", "blocked", "pending", "running")}
+        counts["set aside"] = state_now["set_aside"]
+        left = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        say("the workflow is finished" if state_now["finished"] else f"no job is ready: {left}")

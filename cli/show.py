@@ -6,6 +6,7 @@ import click
 
 from torc_spool import changes, report
 from torc_spool.model import Status
+from torc_spool.spool import command
 
 from .common import WORKFLOW, CommonCommand, CommonGroup, State, clean, show_fields, show_json, show_table
 
@@ -15,14 +16,16 @@ from .common import WORKFLOW, CommonCommand, CommonGroup, State, clean, show_fie
 @click.pass_obj
 def status(state: State, workflow_id: int) -> None:
     """Show how a workflow stands: jobs by state, and its runners."""
-    row = report.status(state.spool().open(workflow_id))
+    spool = state.spool()
+    row = report.status(spool.open(workflow_id))
     if state.json:
         show_json(row)
         return
     counts = ", ".join(f"{count} {name}" for name, count in row["jobs"].items() if count)
     aside = f", {row['set_aside']} set aside" if row["set_aside"] else ""
     done = "finished" if row["finished"] else "not finished"
-    click.echo(f"workflow {row['id']} {clean(row['name'])}: {done}; {row['total']} jobs: {counts or 'none'}{aside}")
+    total = "1 job" if row["total"] == 1 else f"{row['total']} jobs"
+    click.echo(f"workflow {row['id']} {clean(row['name'])}: {done}; {total}: {counts or 'none'}{aside}")
     for runner in row["runners"]:
         if runner["state"] == "ended":
             continue
@@ -31,7 +34,8 @@ def status(state: State, workflow_id: int) -> None:
         evidence = f" ({clean(runner['evidence'])})" if runner["evidence"] else ""
         click.echo(f"runner {runner['name']}: {runner['state']}{evidence}{beat}")
     if not row["finished"] and not any(runner["state"] in ("alive", "silent") for runner in row["runners"]):
-        click.echo(f"no runner is at work; start one with: torc-spool run {row['id']}")
+        hint = command(spool.path, f"run {row['id']}")
+        click.echo(f"no runner is at work; start one with: {clean(hint)}")
 
 
 @click.group(cls=CommonGroup)

@@ -15,22 +15,36 @@ from torc_spool.model import Resources, WorkflowSpec
 from torc_spool.spool import Spool
 from torc_spool.submission import Verbatim
 
-from .common import CommonCommand, State, show_json
+from .common import DIRECTORY, CommonCommand, State, named, read_option, show_json
 
 _SHOW_PROGRESS_FROM = 5000
+_OPTIONS = ("name", "num_cpus", "num_gpus", "num_nodes", "priority", "scheduler")  # what complaints may be about
 
 
 @click.command(cls=CommonCommand)
 @click.argument("spec", metavar="[SPEC]", required=False)
 @click.option("--commands", metavar="FILE", help="A file with a command a line, or - for stdin, in place of a spec.")
-@click.option("--name", help="With --commands: the workflow's name.  [default: commands]")
+@click.option(
+    "--name", callback=named("give a name"), help="With --commands: the workflow's name.  [default: commands]"
+)
 @click.option("--num-cpus", type=int, help="With --commands: cpus of each job.  [default: 1]")
 @click.option("--num-gpus", type=int, help="With --commands: gpus of each job.  [default: 0]")
 @click.option("--num-nodes", type=int, help="With --commands: nodes of each job.  [default: 1]")
 @click.option("--memory", metavar="SIZE", help="With --commands: memory of each job, such as 512m or 4g.")
 @click.option("--runtime", metavar="DURATION", help="With --commands: runtime of each job, such as PT30M.")
 @click.option("--priority", type=int, help="With --commands: priority of each job, 0 to 999999.  [default: 0]")
-@click.option("--output-dir", metavar="DIR", help="Where stdout and stderr of the jobs go. Default: in the spool.")
+@click.option(
+    "--scheduler",
+    metavar="NAME",
+    callback=named("give a name"),
+    help="With --commands: only runners with this --scheduler may claim the jobs.",
+)
+@click.option(
+    "--output-dir",
+    metavar="DIR",
+    callback=DIRECTORY,
+    help="Where stdout and stderr of the jobs go. Default: in the spool.",
+)
 @click.pass_obj
 def submit(state: State, /, spec: str | None, commands: str | None, output_dir: str | None, **each: Any) -> None:
     """Submit a workflow: a YAML or JSON file, or - for stdin. Prints its id, alone."""
@@ -73,23 +87,36 @@ def _from_commands(
     memory: str | None,
     runtime: str | None,
     priority: int | None,
+    scheduler: str | None,
 ) -> tuple[WorkflowSpec, Verbatim]:
     source = "stdin" if path == "-" else path
     data = _read_commands(path)
     try:
-        lines = data.decode().splitlines()
+        # only at newlines: str.splitlines knows many more ends of lines, which a command may hold
+        lines = [line.removesuffix("\r") for line in data.decode().split("\n")]
     except UnicodeDecodeError as error:
         raise SpecError(f"is not UTF-8 at byte {error.start}", source=source) from error
     resources = Resources(
         num_cpus=1 if num_cpus is None else num_cpus,
         num_gpus=num_gpus or 0,
         num_nodes=1 if num_nodes is None else num_nodes,
-        memory_bytes=None if memory is None else specs.parse_memory(memory),
-        runtime_s=None if runtime is None else specs.parse_duration(runtime),
+        memory_bytes=read_option("--memory", specs.parse_memory, memory),
+        runtime_s=read_option("--runtime", specs.parse_duration, runtime),
     )
-    parsed = specs.from_commands(
-        lines, name=name or "commands", resources=resources, priority=priority or 0, source=source
-    )
+    try:
+        parsed = specs.from_commands(
+            lines,
+            name="commands" if name is None else name,
+            resources=resources,
+            priority=priority or 0,
+            scheduler=scheduler,
+            source=source,
+        )
+    except SpecError as error:
+        option = next((option for option in _OPTIONS if (error.where or "").startswith(option)), None)
+        if option is None:
+            raise
+        raise UsageError(f"--{option.replace('_', '-')}: {error.message}") from error
     return parsed, Verbatim(data, "commands.txt")
 
 
