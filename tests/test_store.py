@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -391,7 +392,7 @@ def test_what_may_not_be_moved_stays_and_is_an_error_only_for_who_cannot_go_on(
 ) -> None:
     def refuse(operation: str, path: str) -> None:
         if operation == "rename":
-            raise OSError(30, os.strerror(30), path)
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
 
     tree.write("blocked/README", b"")
     monkeypatch.setattr(fsops, "fault", refuse)
@@ -603,6 +604,29 @@ def test_a_job_of_another_user_is_not_run_unless_the_spool_is_shared(
         private.read_job(tree.path_of(2), 2)
     assert shared.read_job(tree.path_of(2), 2) is not None
     assert looking.read_job(tree.path_of(2), 2) is not None
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM], ids=errno.errorcode.get)
+def test_a_job_that_may_not_be_read_is_said_to_be_damaged(
+    number: int, tree: Tree, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(operation: str, path: str) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    path = tree.path_of(2)
+    monkeypatch.setattr(fsops, "fault", refuse)
+    with pytest.raises(DamagedFile, match="may not be read by this user"):
+        store.read_job(path, 2)
+
+
+def test_a_disk_that_fails_is_not_the_fault_of_a_job(tree: Tree, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(operation: str, path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    path = tree.path_of(2)
+    monkeypatch.setattr(fsops, "fault", fail)
+    with pytest.raises(StorageError, match="Input/output error"):
+        store.read_job(path, 2)
 
 
 numbers = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
