@@ -9,6 +9,7 @@ import shlex
 import signal
 import stat
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import cliutil
@@ -17,6 +18,7 @@ from cliutil import TIMEOUT_S, Done, Lab, no_complaint, wait_until
 from torc_spool_cli import main as cli
 
 lab = cliutil.lab
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 def workflows(lab: Lab) -> list[str]:
@@ -78,7 +80,7 @@ def test_eight_submits_at_once_get_eight_ids(lab: Lab) -> None:
     assert os.listdir(lab.spool / ".staging") == []
 
 
-@pytest.mark.parametrize("written", [0, 1, 700, 1900])
+@pytest.mark.parametrize("written", [0, slow(1), 700, slow(1900)])
 def test_a_submit_killed_at_any_moment_leaves_nothing_to_see_and_is_swept(lab: Lab, written: int) -> None:
     lab.spec(*["true"] * 2000)
     submit = lab.start("submit", "spec.json")
@@ -115,12 +117,12 @@ def test_a_submit_that_is_interrupted_says_nothing_and_leaves_nothing(lab: Lab) 
 @pytest.mark.parametrize(
     ("umask", "options", "directories", "files"),
     [
-        pytest.param(0o000, [], "755", "644", id="000"),
+        slow(0o000, [], "755", "644", id="000"),
         pytest.param(0o002, [], "755", "644", id="002"),
-        pytest.param(0o027, [], "750", "640", id="027"),
+        slow(0o027, [], "750", "640", id="027"),
         pytest.param(0o077, [], "700", "600", id="077"),
         pytest.param(0o002, ["--allow-shared"], "775", "664", id="002-shared"),
-        pytest.param(0o007, ["--allow-shared"], "770", "660", id="007-shared"),
+        slow(0o007, ["--allow-shared"], "770", "660", id="007-shared"),
     ],
 )
 def test_group_and_others_never_may_write_unless_the_spool_is_shared(
@@ -241,7 +243,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     lab.spec("true")
     (lab.cwd / "bad.json").write_text('{"name": "x", "jobs": [{"name": "a", "comand": "true"}]}')
     (lab.cwd / "cmds").write_text("true\n")
-    if words.startswith(("run", "s")):
+    if words.startswith("run") or words == "status 7":
         done = lab.torc(*words.split(), code=2)
     else:  # the same without a process for each
         monkeypatch.chdir(lab.cwd)
@@ -384,9 +386,8 @@ def test_every_command_that_shows_speaks_json_and_text(mixed: Lab) -> None:
     assert "exit 7" in mixed.torc("jobs", "show", 1, "bad").stdout
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
+def test_jobs_are_filtered_by_status_and_name(mixed: Lab) -> None:
+    for words, expected in (
         ("--status failed", ["bad"]),
         ("-s completed --status held", ["good", "parked"]),
         ("--name *bad", ["bad", "after bad"]),
@@ -394,11 +395,9 @@ def test_every_command_that_shows_speaks_json_and_text(mixed: Lab) -> None:
         ("-n parked -n b?d", ["bad", "parked"]),
         ("--name nothing", []),
         ("-s set_aside", []),
-    ],
-)
-def test_jobs_are_filtered_by_status_and_name(mixed: Lab, words: str, expected: list[str]) -> None:
-    rows = mixed.torc("-f", "json", "jobs", "list", 1, *words.split()).json
-    assert [row["name"] for row in rows] == expected
+    ):
+        rows = mixed.torc("-f", "json", "jobs", "list", 1, *words.split()).json
+        assert [row["name"] for row in rows] == expected, words
 
 
 def test_logs_go_where_the_job_sent_them(mixed: Lab) -> None:
@@ -490,7 +489,10 @@ def test_a_reader_who_has_seen_enough_is_no_error(lab: Lab) -> None:
     assert listing.wait(TIMEOUT_S) == 0
 
 
-@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-", "1>/dev/full", "2>/dev/full"])
+@pytest.mark.parametrize(
+    "closed",
+    ["0<&- 1>&- 2>&-", "2>/dev/full", slow("0<&-"), slow("1>&-"), slow("2>&-"), slow("1>/dev/full")],
+)
 def test_a_runner_needs_nobody_to_talk_to(lab: Lab, closed: str) -> None:
     """Closed streams must not be taken for files of the spool, and a full disk below the log costs no job."""
     lab.submit("readlink /proc/self/fd/0; echo out", "exit 1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from functools import partial
 
 import cliutil
 import pytest
@@ -13,6 +14,7 @@ from cliutil import Lab, gone, wait_until
 from torc_spool import naming
 
 lab = cliutil.lab
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
 def move(lab: Lab, name: str, directory: str, **changes: int) -> None:
@@ -369,8 +371,10 @@ def test_by_hand_the_rank_is_the_priority(lab: Lab) -> None:
     assert order.read_text().split() == ["j2", "j1", "next"]
 
 
-@pytest.mark.parametrize("raised", [True, False], ids=["attempt raised", "attempt as it was"])
-@pytest.mark.parametrize("to", ["ready/any", "blocked"])
+@pytest.mark.parametrize(
+    ("to", "raised"),
+    [("ready/any", True), ("blocked", False), slow("ready/any", False), slow("blocked", True)],
+)
 def test_by_hand_what_has_ended_is_run_again(lab: Lab, to: str, raised: bool) -> None:
     lab.submit("echo $TORC_ATTEMPT_ID", {"name": "bad", "command": "exit 1"}, {"name": "next", "depends_on": ["bad"]})
     lab.run(1, code=1)

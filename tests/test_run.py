@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 import pty
+import resource
 import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import cliutil
@@ -21,6 +23,7 @@ from torc_spool.select import Free, Offer
 from torc_spool.served import Served
 
 lab = cliutil.lab
+slow = partial(pytest.param, marks=pytest.mark.slow)
 
 REQUIREMENTS = [
     {"name": "one gpu", "num_gpus": 1},
@@ -101,34 +104,45 @@ def test_two_spools_can_share_an_output_directory(lab: Lab) -> None:
     assert outputs == [f"{lab.cwd}/one\n", f"{lab.cwd}/two\n"]
 
 
-def test_a_job_that_cannot_run_here_at_all_has_failed_and_others_go_on(lab: Lab) -> None:
-    (lab.cwd / "sub").mkdir()
-    lab.spec("true", path="sub/spec.json")
-    lab.torc("submit", "spec.json", cwd=lab.cwd / "sub")
-    (lab.cwd / "sub/spec.json").unlink()
-    (lab.cwd / "sub").rmdir()
-    lab.run(1, code=1)
-    row = lab.job("j1")
+def test_a_job_that_is_too_long_for_the_system_has_failed_and_others_go_on(lab: Lab) -> None:
+    lab.submit({"name": "long", "command": ": " + "x" * 131_000}, "true")
+    many = {f"FILL_{number}": "x" * 80_000 for number in range(2)}
+    limit = (resource.RLIMIT_STACK, (1 << 20, 1 << 20))  # a quarter of it is what arguments and environment may have
+    lab.run(1, code=1, env=many, preexec_fn=lambda: resource.setrlimit(*limit))
+    row = lab.jobs()["long"]
     assert (row["status"], row["return_code"]) == ("failed", None)
-    assert f"{lab.cwd}/sub" in row["reason"]
+    assert "Argument list too long" in row["reason"]
     lab.check()
 
 
-def test_a_job_whose_output_cannot_be_made_waits_until_it_can(lab: Lab) -> None:
-    lab.submit("echo ran")
-    runner = lab.start("run", 1, "--output-dir", "out", "--wait-for-new-jobs", 60)
-    lab.await_states(j1="completed")
-    (lab.cwd / "out").rename(lab.cwd / "away")
-    lab.torc("cancel", 1, code=0)
-    lab.submit("true")  # not served by this runner
-    Path(lab.file("j1")).rename(lab.root() / "ready/any" / lab.file("j1").name)  # run it again, by hand
-    wait_until(lambda: "cannot be started yet" in runner.stderr, "the runner says that it cannot start the job")
-    assert lab.states()["j1"] == "running"
-    (lab.cwd / "out").mkdir()
-    lab.await_states(j1="completed")
-    assert lab.job("j1")["attempt"] == 2
-    runner.signal(signal.SIGTERM)
+@pytest.mark.parametrize("gone", ["the output's directory", "the directory of the submit"])
+def test_jobs_that_cannot_be_started_wait_until_they_can(lab: Lab, gone: str) -> None:
+    away = lab.cwd / "out" if gone.startswith("the output") else lab.cwd
+    gate = lab.gate()
+    lab.submit(gate.wait, {"name": "next", "command": "echo ran", "depends_on": ["j1"]})
+    runner = lab.start("run", 1, "--output-dir", lab.cwd / "out", cwd=lab.base)
+    gate.await_jobs("j1")
+    away.rename(lab.base / "away")
+    gate.open()
+    wait_until(lambda: "jobs cannot be started: " in runner.stderr, "the runner says that it cannot start the job")
+    assert str(away) in runner.stderr
+    assert lab.states()["next"] in ("running", "ready")
+    (lab.base / "away").rename(away)
     runner.wait()
+    assert lab.states() == {"j1": "completed", "next": "completed"}
+    lab.check()
+
+
+@pytest.mark.slow
+def test_a_node_that_can_start_nothing_is_left_and_the_jobs_are_for_others(lab: Lab) -> None:
+    lab.submit("true", "true")
+    lab.cwd.rename(lab.base / "away")
+    done = lab.run(1, code=4, cwd=lab.base)
+    assert "this node could start no job" in done.stderr
+    assert lab.states() == {"j1": "ready", "j2": "ready"}
+    (lab.base / "away").rename(lab.cwd)
+    lab.run(1)
+    lab.check()
 
 
 # --- a job's process tree dies with it
@@ -143,7 +157,7 @@ setsid sleep 1000 & echo $! > {dir}/session
 MEMBERS = ("child", "stubborn", "session", "daemon", "nameless")
 
 
-@pytest.mark.parametrize("end", ["ends", "fails", "canceled", "runtime", "two signals", "time limit"])
+@pytest.mark.parametrize("end", ["ends", "canceled", "two signals", slow("fails"), slow("runtime"), slow("time limit")])
 def test_what_a_job_leaves_running_dies_with_it(lab: Lab, end: str) -> None:
     gate = lab.gate()
     lab.submit(
@@ -194,7 +208,9 @@ def test_what_one_job_left_does_not_outlive_it_while_others_run(lab: Lab) -> Non
 TRAP = "trap 'echo got TERM; exit 7' TERM; "
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGHUP)], ids=lambda number: number.name
+)
 def test_the_first_signal_gives_jobs_their_notice_and_leaves_the_others(lab: Lab, number: signal.Signals) -> None:
     gate = lab.gate()
     lab.submit(job("traps", TRAP + gate.wait), job("plain", gate.wait), job("waits", gate.wait))
@@ -314,7 +330,7 @@ def test_jobs_that_exceed_their_stated_needs_are_ended(lab: Lab) -> None:
     lab.check()
 
 
-@pytest.mark.parametrize("words", ["--num-cpus 4 --memory-gb 1 --no-limit-resources", "--max-parallel-jobs 4"])
+@pytest.mark.parametrize("words", ["--num-cpus 4 --memory-gb 1 --no-limit-resources", slow("--max-parallel-jobs 4")])
 def test_limits_can_be_turned_off_and_do_not_hold_without_resources(lab: Lab, words: str) -> None:
     lab.submit(*limited("1.3"), resource_requirements=REQUIREMENTS)
     lab.run(1, *words.split(), "--grace", "0.1")
@@ -431,8 +447,8 @@ def test_jobs_are_claimed_by_priority_then_in_order_of_submission(lab: Lab) -> N
     ("program", "words", "runs"),
     [
         ("torc-spool", "run 1", {"free"}),
-        ("torc-spool", "run 1 --scheduler gpu", {"free", "on gpu"}),
-        ("torc-spool", "run 1 --scheduler 2", {"free", "on mem"}),
+        slow("torc-spool", "run 1 --scheduler gpu", {"free", "on gpu"}),
+        slow("torc-spool", "run 1 --scheduler 2", {"free", "on mem"}),
         ("torc-spool-slurm-job-runner", "1 --scheduler-config-id 1 --num-cpus 32 --num-gpus 8", {"free", "on gpu"}),
         ("torc-spool-slurm-job-runner", "1 --scheduler-config-id mem --memory-gb 512.5", {"free", "on mem"}),
         ("torc-spool-job-runner", "1 --max-parallel-jobs 10 --output-dir ./output", {"free"}),
