@@ -904,11 +904,8 @@ WORDS = st.sampled_from(["", "a", "b", "any", "4g", "PT1H", "yes", "5", "a\nb", 
 KEYS = st.sampled_from(FIELDS) | WORDS
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 SCALARS: st.SearchStrategy[Any] = st.one_of(st.none(), st.booleans(), st.integers(), FINITE, WORDS, st.text(max_size=5))
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=8,
-)
+FLAT = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(KEYS, SCALARS, max_size=4)
+VALUES = FLAT | st.lists(FLAT, max_size=3) | st.dictionaries(KEYS, FLAT, max_size=4)
 OPTIONAL = dict.fromkeys(JobRecord.__struct_fields__[2:], VALUES)
 JOBS = st.fixed_dictionaries({"name": WORDS, "command": WORDS}, optional=OPTIONAL)
 SECTIONS = {
@@ -1049,11 +1046,13 @@ def test_any_pieces_of_yaml_are_read_or_refused(text: str) -> None:
 
 
 INTEGERS = st.integers(-(10**18) + 1, 10**18 - 1)
-PLAIN = st.recursive(
-    st.none() | st.booleans() | INTEGERS | FINITE | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=100), inner, max_size=4),
-    max_leaves=20,
+PLAIN_SCALARS = st.none() | st.booleans() | INTEGERS | FINITE | st.text()
+PLAIN_FLAT = (
+    PLAIN_SCALARS
+    | st.lists(PLAIN_SCALARS, max_size=4)
+    | st.dictionaries(st.text(max_size=100), PLAIN_SCALARS, max_size=4)
 )
+PLAIN = PLAIN_FLAT | st.lists(PLAIN_FLAT, max_size=4) | st.dictionaries(st.text(max_size=100), PLAIN_FLAT, max_size=4)
 
 
 @LAW
