@@ -15,7 +15,8 @@ import psutil
 import pytest
 from cliutil import Background, Lab
 
-from torc_spool import report
+from torc_spool import changes, naming, report
+from torc_spool.spool import Spool
 
 lab = cliutil.lab
 
@@ -50,6 +51,15 @@ class Crowd:
             with contextlib.suppress(psutil.Error):
                 child.kill()
         self.add()
+
+    def replace_ended(self) -> None:
+        """Another one for each that ended by itself, not more than one at a time."""
+        for runner in self.runners:
+            if not runner.alive:
+                runner.wait(None)
+                self.runners.remove(runner)
+                self.add()
+                return
 
     def wait(self) -> None:
         for runner in self.runners:
@@ -123,3 +133,85 @@ def explain(lab: Lab, execs: Path, crowd: Crowd) -> None:
             assert {pid_of[row["runner"]], pid_of[ran.get(attempt, row["runner"])]} <= crowd.killed
             lost += 1
     assert lost > 0, "no job was lost with its runner: the kills came at the wrong time"
+
+
+class Person:
+    """Somebody who changes things all the time, by what the commands call and by `mv`."""
+
+    def __init__(self, lab: Lab, count: int, seed: int) -> None:
+        self._random, self._count = random.Random(seed), count
+        self._root, self._store = lab.root(), Spool(str(lab.spool)).open_to_change(1)
+        self.did: Counter[str] = Counter()
+
+    def act(self) -> None:
+        """One command about some jobs."""
+        names = [f"job {self._random.randint(1, self._count)}" for _ in range(self._random.randint(1, 9))]
+        word = self._random.choice(("cancel", "hold", "release", "release all", "retry", "retry failed", "priority"))
+        changed = {
+            "cancel": lambda: changes.cancel(self._store, names[:2]),
+            "hold": lambda: changes.hold(self._store, names),
+            "release": lambda: changes.release(self._store, names),
+            "release all": lambda: changes.release(self._store),
+            "retry": lambda: changes.retry(self._store, names),
+            "retry failed": lambda: changes.retry(self._store),
+            "priority": lambda: changes.set_priority(self._store, names, self._random.randint(0, 9)),
+        }[word]()
+        self.did[word] += sum(change.done for change in changed)
+        if self._random.random() < 0.1:
+            self.did["recover"] += len(changes.recover(self._store)[0])
+
+    def move(self) -> None:
+        """A legal move by hand, if the file is still there."""
+        source, target = self._random.choice(
+            (
+                ("ready/any", "held"),
+                ("held", "blocked"),
+                ("blocked", "held"),
+                ("ready/any", "done/canceled"),
+                ("done/completed", "ready/any"),
+                ("done/failed", "ready/any"),
+            )
+        )
+        names = [name for name in os.listdir(self._root / source) if not name.startswith(".")]
+        if not names:
+            return
+        name = self._random.choice(names)
+        parsed = naming.parse_job(name)
+        if target == "ready/any" and self._random.random() < 0.5:
+            parsed = parsed._replace(attempt=parsed.attempt + 1)
+        with contextlib.suppress(FileNotFoundError):
+            (self._root / source / name).rename(self._root / target / str(parsed))
+            self.did[f"{source} -> {target}"] += 1
+
+
+@pytest.mark.slow
+def test_whatever_people_do_while_runners_work_and_die_each_attempt_runs_once(lab: Lab) -> None:
+    count, execs = 420, lab.base / "execs"
+    execs.mkdir()
+    lab.submit(*jobs(count, execs))
+    crowd, person = Crowd(lab, 3, seed=7), Person(lab, count, seed=7)
+    chance = random.Random(7)
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        person.act()
+        person.move()
+        if chance.random() < 0.08:
+            crowd.kill_one()
+        crowd.replace_ended()
+    crowd.wait()
+    # let everything that is left come to an end that is no accident
+    lab.torc("release", 1)
+    lab.run(1, code=None)
+    lab.torc("retry", 1, *(name for name, state in lab.states().items() if state == "canceled"), code=None)
+    lab.run(1, code=1)
+    lab.check()
+    assert lab.ls("pending") == lab.ls("running") == lab.ls("held") == lab.ls("blocked") == lab.ls("ready/any") == []
+    assert lab.ls("aside") == []
+    assert person.did.total() > 100
+    for row in (lab.job(name) for name in lab.jobs()):
+        lines = [line.split() for line in (execs / str(row["id"])).read_text().splitlines()]
+        ran = [int(attempt) for attempt, _ in lines]
+        assert len(set(ran)) == len(ran), f"an attempt was run twice: {lines}"
+        recorded = {attempt["attempt"]: attempt for attempt in row["attempts"]}
+        assert set(ran) <= set(recorded), f"{row['name']} ran {ran}, recorded are {sorted(recorded)}"
+        assert row["status"] == ("failed" if row["id"] % 97 == 0 else "completed")
