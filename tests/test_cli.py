@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shlex
 import signal
@@ -505,6 +507,23 @@ def test_a_runner_needs_nobody_to_talk_to(lab: Lab, closed: str) -> None:
     (runner,) = lab.ls("runners")
     for line in (lab.root() / "runners" / runner / "journal").read_text().splitlines():
         assert json.loads(line)
+
+
+@pytest.mark.slow
+def test_a_large_submit_shows_a_bar_on_a_terminal_and_the_id_alone_on_stdout(lab: Lab) -> None:
+    lab.spec(*["true"] * 6000)
+    own, terminal = pty.openpty()
+    submit = subprocess.Popen(
+        lab.command("submit", "spec.json"), env=lab.env, cwd=lab.cwd, stdout=subprocess.PIPE, stderr=terminal
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):
+        while data := os.read(own, 4096):
+            shown += data
+    os.close(own)
+    assert submit.communicate(timeout=TIMEOUT_S)[0] == b"1\n"
+    assert b"submitting" in shown
 
 
 def test_control_characters_of_others_do_not_reach_the_terminal(lab: Lab) -> None:

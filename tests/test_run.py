@@ -255,6 +255,17 @@ def test_the_second_signal_ends_all_at_once(lab: Lab) -> None:
     lab.check()
 
 
+def test_a_hangup_that_is_ignored_ends_nothing(lab: Lab) -> None:
+    gate = lab.gate()
+    lab.submit(gate.wait)
+    runner = lab.start("run", 1, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # nohup(1)
+    gate.await_jobs("j1")
+    runner.signal(signal.SIGHUP)
+    gate.open()
+    runner.wait()
+    assert "SIGHUP" not in runner.stderr
+
+
 def test_a_signal_when_all_is_done_is_no_failure(lab: Lab) -> None:
     lab.submit("true")
     runner = lab.start("run", 1, "--wait-for-new-jobs", 1000)
@@ -676,6 +687,33 @@ def test_a_waiting_runner_notices_new_jobs_and_new_workflows(lab: Lab) -> None:
     runner.wait(1)  # everything has an outcome
     lab.check(2)
     lab.check(3)
+
+
+def test_a_workflow_that_is_deleted_costs_the_others_that_its_runner_serves_no_job(lab: Lab) -> None:
+    gates = [lab.gate(f"gate {number}") for number in (1, 2)]
+    for gate in gates:
+        lab.submit(gate.wait)
+    runner = lab.start("run", "-p", 2)
+    for gate in gates:
+        gate.await_jobs("j1")
+    lab.torc("delete", 1, "--force")
+    for gate in gates:
+        gate.open()
+    runner.wait(None)
+    lab.run(2)
+    lab.check(2)
+    assert [name for name in os.listdir(lab.spool) if not name.startswith(".")] == ["2-flow"]
+
+
+def test_a_job_can_submit_more_and_a_runner_of_all_runs_it(lab: Lab) -> None:
+    lab.spec({"name": "child", "command": "echo $TORC_WORKFLOW_ID"}, path="child.json", name="more")
+    lab.submit(f"{lab.command()[0]} submit child.json")
+    runner = lab.start("run", "--wait-for-new-jobs", 1000, env={"TORC_SPOOL_DIR": None}, cwd=lab.spool.parent)
+    wait_until(lambda: list(lab.spool.glob("2-more")) and lab.finished(2), "what the job submitted is finished")
+    assert lab.torc("logs", 1, "j1").stdout == "2\n"
+    assert output(lab, "child", 2) == "2\n"
+    runner.signal(signal.SIGTERM)
+    runner.wait()
 
 
 def test_a_runner_waits_for_new_jobs_only_as_long_as_it_is_told(lab: Lab) -> None:
