@@ -24,10 +24,12 @@ from spooltools import BROKEN, FULL, READS, Fault, Hand, TornWrite, Wanted, chec
 
 from torc_spool import changes, fsops, naming, processes
 from torc_spool.actor import Actor, identity, new_name
+from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
 from torc_spool.model import Status
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import RUNNER_VARIABLE
+from torc_spool.runner import Options, Runner
 from torc_spool.settle import Settler
 from torc_spool.spool import Spool
 
@@ -882,6 +884,34 @@ def test_the_crash_table_x19_a_delete_that_was_cut_short_is_swept(base: Path) ->
     assert tools.in_child(lambda: None, delete_in_part).how == "killed"
     assert os.listdir(f"{spool}/.trash/1-deleted")
     _gone_or_whole(spool)
+
+
+# -- a real runner
+
+
+def _run_for_real(spool: str) -> None:
+    """A runner with its loop, its threads and the processes of its jobs."""
+    processes.kill_marked = KILL_MARKED  # in the child only
+    options = Options(Capacity(num_cpus=2, memory_mib=100), grace_s=1.0)
+    Runner(Spool(spool), options, workflow_id=1).run()
+
+
+@pytest.mark.slow
+def test_a_real_runner_is_killed_before_each_change(made: Callable[[str], str], base: Path) -> None:
+    """Whatever it was about to do, the next one brings the workflow to its end."""
+    for n in itertools.count(1):
+        spool = str(base / f"n{n}")
+        tools.copy_tree(made("claim"), spool)
+        fault = Fault(n, when=changes_something)
+        ending = tools.in_child(lambda spool=spool: spool, _run_for_real, fault)  # type: ignore[misc]
+        tree = check_invariants(root(spool))
+        if ending.how != "killed":
+            break
+        assert tools.in_child(lambda spool=spool: spool, _run_for_real).how == "done"  # type: ignore[misc]
+        check_invariants(root(spool), tree)
+        assert tools.states(root(spool)) == THE_END
+        shutil.rmtree(spool)
+    assert n > 30
 
 
 # -- ownership
