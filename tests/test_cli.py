@@ -413,6 +413,7 @@ def test_logs_go_where_the_job_sent_them(mixed: Lab) -> None:
     assert mixed.torc("logs", 1, "bad").stdout == ""  # what was deleted since is no error
 
 
+@pytest.mark.slow
 def test_logs_follow_waits_for_the_attempt_that_is_to_come(lab: Lab) -> None:
     lab.submit("echo $TORC_ATTEMPT_ID; exit 1")
     lab.run(1, code=1)

@@ -62,6 +62,7 @@ def test_a_running_job_is_canceled_by_its_runner(lab: Lab) -> None:
     lab.check()
 
 
+@pytest.mark.slow
 def test_all_of_a_workflow_is_canceled_and_its_runner_ends(lab: Lab) -> None:
     gate = lab.gate()
     lab.submit(gate.wait, gate.wait, gate.wait, {"name": "next", "depends_on": ["j1"]})
@@ -247,6 +248,7 @@ def test_retry_makes_a_job_anew_that_was_set_aside(lab: Lab) -> None:
     lab.check()
 
 
+@pytest.mark.slow
 def test_a_running_runner_takes_up_what_is_retried(lab: Lab) -> None:
     gate = lab.gate()
     lab.submit(gate.wait, {"name": "bad", "command": "test -e now"})
@@ -406,6 +408,7 @@ def test_by_hand_a_repaired_file_is_put_back(lab: Lab) -> None:
     lab.check()
 
 
+@pytest.mark.slow
 def test_moves_by_hand_reach_a_runner_that_waits(lab: Lab) -> None:
     gate = lab.gate()
     lab.submit(gate.wait, "true")
@@ -421,6 +424,7 @@ def test_moves_by_hand_reach_a_runner_that_waits(lab: Lab) -> None:
     lab.check()
 
 
+@pytest.mark.slow
 def test_a_runner_that_is_signalled_while_it_stops_ends_its_jobs(lab: Lab) -> None:
     gate = lab.gate()
     lab.submit(gate.wait)

@@ -144,8 +144,8 @@ def test_a_job_that_was_to_be_canceled_is_canceled_by_who_takes_over(lab: Lab) -
     "forged",
     [
         pytest.param({"host": "elsewhere"}, id="another host"),
-        pytest.param({"boot_id": "0b5c"}, id="started anew but not silent for long"),
-        pytest.param({"pid_namespace": "pid:[1]"}, id="another pid namespace"),
+        pytest.param({"boot_id": "0b5c"}, id="started anew but not silent for long", marks=pytest.mark.slow),
+        pytest.param({"pid_namespace": "pid:[1]"}, id="another pid namespace", marks=pytest.mark.slow),
     ],
 )
 def test_a_runner_that_may_live_is_left_alone_until_a_person_says_so(
@@ -243,6 +243,7 @@ def test_many_runners_recover_at_once_and_each_job_is_given_back_once(lab: Lab) 
     lab.check()
 
 
+@pytest.mark.slow
 def test_two_deaths_in_a_row_are_both_recorded(lab: Lab) -> None:
     gate = Gate(lab.base, "deaths")
     lab.submit(f'touch "{lab.base}/at.$TORC_ATTEMPT_ID"; test $TORC_ATTEMPT_ID -gt 2 || {{ {gate.only_wait}; }}')

@@ -145,6 +145,7 @@ def test_foreign_files_are_set_aside_and_disturb_nothing(lab: Lab, directory: st
     assert report.status(lab.store())["set_aside"] == len(FOREIGN)
 
 
+@pytest.mark.slow
 def test_foreign_files_anywhere_hinder_no_command(lab: Lab) -> None:
     lab.submit("true", "exit 1")
     for directory in ("held", "pending", "running", "requests", "runners", "output", "aside", "."):
@@ -213,12 +214,12 @@ def test_a_dead_runner_with_damage_all_over_is_recovered(lab: Lab) -> None:
     ("damage", "why"),
     [
         (lambda path: path.write_text("{"), "workflow.json: is no workflow's JSON"),
-        (lambda path: path.write_text("[" * 100_000), "workflow.json: is no workflow's JSON"),
-        (lambda path: path.unlink(), "workflow.json: is missing"),
         (replaced(version=2), "is of version 2; this program knows 1"),
-        (becomes(lambda path: path.symlink_to("spec.json")), "is a symbolic link"),
+        slow(lambda path: path.unlink(), "workflow.json: is missing"),
+        slow(lambda path: path.write_text("[" * 100_000), "workflow.json: is no workflow's JSON"),
+        slow(becomes(lambda path: path.symlink_to("spec.json")), "is a symbolic link"),
     ],
-    ids=["torn", "deep", "missing", "from the future", "a link"],
+    ids=["torn", "from the future", "missing", "deep", "a link"],
 )
 def test_a_workflow_that_cannot_be_read_is_refused_and_others_are_served(
     lab: Lab, damage: Callable[[Path], object], why: str
@@ -237,7 +238,7 @@ def test_a_workflow_that_cannot_be_read_is_refused_and_others_are_served(
     assert rows[1]["finished"] is True
 
 
-@pytest.mark.parametrize("damage", ["torn", "missing"])
+@pytest.mark.parametrize("damage", ["torn", slow("missing")])
 def test_without_its_record_a_workflow_is_refused_in_one_sentence(lab: Lab, damage: str) -> None:
     lab.submit("true", {"name": "next", "depends_on": ["j1"]})
     record = lab.root() / "jobs.jsonl"
@@ -337,9 +338,7 @@ def test_a_read_only_spool_can_be_looked_at_and_nothing_more(lab: Lab, mounted: 
     for words in (
         "status 1",
         "jobs list 1",
-        "jobs show 1 j1",
         "results list 1",
-        "workflows list",
         "logs 1 j1",
         "preview 1",
         "recover 1 --dry-run",
@@ -350,17 +349,12 @@ def test_a_read_only_spool_can_be_looked_at_and_nothing_more(lab: Lab, mounted: 
         "submit spec.json",
         "run 1",
         "run",
-        "run spec.json",
         "cancel 1",
         "hold 1",
-        "retry 1",
         "recover 1",
         "delete 1",
-        "stop 1 x",
     ):
         done = lab.torc(*words.split(), code=2, preexec_fn=there.enter)
-        if words == "stop 1 x":
-            continue  # there is none to stop
         assert "Read-only file system" in done.stderr, words
         assert len(done.stderr.splitlines()) <= 2
     gate.open()
@@ -380,6 +374,7 @@ def test_a_submit_to_a_full_disk_leaves_nothing(lab: Lab, mounted: Callable[...,
     lab.run("1", code=None, preexec_fn=there.enter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full_of", ["bytes", "files"])
 def test_results_wait_for_a_full_disk_and_no_job_is_lost(
     lab: Lab, mounted: Callable[..., Elsewhere], full_of: str

@@ -115,7 +115,7 @@ def test_a_job_that_is_too_long_for_the_system_has_failed_and_others_go_on(lab: 
     lab.check()
 
 
-@pytest.mark.parametrize("gone", ["the output's directory", "the directory of the submit"])
+@pytest.mark.parametrize("gone", ["the directory of the submit", slow("the output's directory")])
 def test_jobs_that_cannot_be_started_wait_until_they_can(lab: Lab, gone: str) -> None:
     away = lab.cwd / "out" if gone.startswith("the output") else lab.cwd
     gate = lab.gate()
@@ -341,13 +341,15 @@ def test_jobs_that_exceed_their_stated_needs_are_ended(lab: Lab) -> None:
     lab.check()
 
 
-@pytest.mark.parametrize("words", ["--num-cpus 4 --memory-gb 1 --no-limit-resources", slow("--max-parallel-jobs 4")])
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["--num-cpus 4 --memory-gb 1 --no-limit-resources", "--max-parallel-jobs 4"])
 def test_limits_can_be_turned_off_and_do_not_hold_without_resources(lab: Lab, words: str) -> None:
     lab.submit(*limited("1.3"), resource_requirements=REQUIREMENTS)
     lab.run(1, *words.split(), "--grace", "0.1")
     assert set(lab.states().values()) == {"completed"}
 
 
+@pytest.mark.slow
 def test_a_job_that_returns_in_its_grace_keeps_what_it_is_recorded_as(lab: Lab) -> None:
     gate = lab.gate()
     lab.submit(job("slow", "trap 'exit 0' TERM; " + gate.wait, "a second"), resource_requirements=REQUIREMENTS)
@@ -716,6 +718,7 @@ def test_a_job_can_submit_more_and_a_runner_of_all_runs_it(lab: Lab) -> None:
     runner.wait()
 
 
+@pytest.mark.slow
 def test_a_runner_waits_for_new_jobs_only_as_long_as_it_is_told(lab: Lab) -> None:
     lab.submit("true")
     lab.run("--wait-for-new-jobs", "0.3")
