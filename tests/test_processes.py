@@ -131,18 +131,6 @@ def test_host_name_is_short_and_safe(monkeypatch: pytest.MonkeyPatch, hostname: 
 def test_boot_and_pid_namespace_are_known_and_stay() -> None:
     assert uuid.UUID(processes.boot_id())
     assert processes.pid_namespace().startswith("pid:[")
-    assert processes.is_here(processes.boot_id(), processes.pid_namespace())
-
-
-def test_elsewhere_is_not_here() -> None:
-    assert not processes.is_here(str(uuid.uuid4()), processes.pid_namespace())
-    assert not processes.is_here(processes.boot_id(), "pid:[1]")
-
-
-def test_two_unknown_hosts_are_not_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "boot_id", lambda: "")
-    monkeypatch.setattr(processes, "pid_namespace", lambda: "")
-    assert not processes.is_here("", "")
 
 
 def test_subreaper_becomes_the_parent_of_orphans(job: Job) -> None:

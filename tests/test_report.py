@@ -594,7 +594,3 @@ def test_times_are_iso_in_utc(seconds: float | None, text: str | None) -> None:
 )
 def test_memory_for_people(size: int | None, text: str) -> None:
     assert report.memory_text(size) == text
-
-
-def test_mib_for_people() -> None:
-    assert report.mib_text(1536) == "1.5 GiB"

@@ -155,10 +155,6 @@ class Actor:
         """Raises Fenced when this owner's directory is gone."""
         self._own(self._owned(status))
 
-    def own_places(self) -> list[Place]:
-        """What this owner holds, by a fresh listing."""
-        return [place for place in self.store.held_by_owners() if place.detail == self.name]
-
     # -- the life of the owner ------------------------------------------------------------------------------
 
     def beat(self) -> None:

@@ -54,11 +54,6 @@ def pid_namespace() -> str:
         return ""
 
 
-def is_here(boot: str, namespace: str) -> bool:
-    """Whether pids of this boot and pid namespace can be judged from here. Two unknowns are not the same."""
-    return bool(boot and namespace) and boot == boot_id() and namespace == pid_namespace()
-
-
 def set_subreaper() -> bool:
     """Become the parent of orphaned descendants in place of init, PR_SET_CHILD_SUBREAPER(2const).
 

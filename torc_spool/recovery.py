@@ -80,8 +80,11 @@ def evidence(
     """
     if record.host != here.host:
         return None
-    if record.boot_id == here.boot_id and here.boot_id:
-        if record.pid_namespace != here.pid_namespace or is_running(record.pid, record.pid_start):
+    if not (record.boot_id and here.boot_id):
+        return None  # of two unknown boots nothing is known
+    if record.boot_id == here.boot_id:
+        same_namespace = record.pid_namespace == here.pid_namespace != ""
+        if not same_namespace or is_running(record.pid, record.pid_start):
             return None
         return f"process {record.pid} is gone from {record.host}"
     if heartbeat_age_s is None or heartbeat_age_s <= record.lease_s:

@@ -12,7 +12,7 @@ import msgspec
 
 from torc_spool import actor, fsops, naming, recovery, select
 from torc_spool.errors import DamagedFile, TorcSpoolError
-from torc_spool.model import MIB, OUTCOMES, Attempt, Job, Status
+from torc_spool.model import OUTCOMES, Attempt, Job, Status
 from torc_spool.select import Offer, ReadyQueue
 from torc_spool.spool import Spool
 from torc_spool.store import Place, Store
@@ -307,7 +307,3 @@ def memory_text(size: int | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value == int(value) else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
-
-
-def mib_text(mib: int) -> str:
-    return memory_text(mib * MIB)

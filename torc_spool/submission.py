@@ -180,7 +180,8 @@ def _owner_is_dead(staging: str, name: str, here: Here) -> bool:
         same_host = host == naming.new_runner_name(here.host, 0).rsplit("-", 2)[0]
         return same_host and processes.start_time(int(pid)) is None
     alive = evidence(record, here, heartbeat_age_s=None, is_running=processes.is_same_process) is None
-    restarted = record.host == here.host and record.boot_id != here.boot_id
+    both_known = bool(record.boot_id and here.boot_id)
+    restarted = record.host == here.host and both_known and record.boot_id != here.boot_id
     return not alive or restarted
 
 
