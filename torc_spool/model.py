@@ -59,6 +59,73 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return Needs(self.num_cpus, self.num_gpus, self.num_nodes, memory_mib, self.runtime_s or 0)
 
 
+class StdioMode(enum.StrEnum):
+    """Which files an attempt's output goes to."""
+
+    SEPARATE = "separate"  # stdout and stderr in a file each
+    COMBINED = "combined"  # both in one file, in the order in which they were written
+    NO_STDOUT = "no_stdout"  # stderr alone is kept
+    NO_STDERR = "no_stderr"  # stdout alone is kept
+    NONE = "none"  # nothing is kept
+
+
+class Stdio(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What becomes of a job's output."""
+
+    mode: StdioMode = StdioMode.SEPARATE
+    delete_on_success: bool = False  # the files are removed once the attempt has completed
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """When, how often and after what a failed job is run again."""
+
+    exit_codes: tuple[int, ...] = ()
+    match_all_exit_codes: bool = False  # of a handler's rules, one that names the code wins over this
+    recovery_script: str | None = None  # a shell command that runs before the next attempt
+    max_retries: int = 3  # by this rule, beyond the first attempt
+
+
+class FailureHandler(msgspec.Struct, frozen=True, kw_only=True):
+    """Rules that jobs refer to by the handler's name."""
+
+    name: str
+    rules: tuple[Rule, ...]
+
+
+class Trigger(enum.StrEnum):
+    """When an action is performed; the words are Torc's."""
+
+    WORKFLOW_START = "on_workflow_start"
+    WORKFLOW_COMPLETE = "on_workflow_complete"
+    JOBS_READY = "on_jobs_ready"
+    JOBS_COMPLETE = "on_jobs_complete"
+    WORKER_START = "on_worker_start"
+    WORKER_COMPLETE = "on_worker_complete"
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something to do when the workflow has come to a point: the content of an action's file."""
+
+    number: int  # in the order of the specification, from 1
+    trigger: Trigger
+    kind: str  # "run_commands" or "schedule_nodes"
+    jobs: tuple[int, ...] = ()  # ids; for the triggers that name jobs
+    commands: tuple[str, ...] = ()
+    scheduler: str | None = None
+    num_allocations: int = 1
+    start_one_worker_per_node: bool = False
+    max_parallel_jobs: int | None = None
+    persistent: bool = False  # each runner performs it once; always so for the triggers of workers
+
+
+class UserData(msgspec.Struct, frozen=True, kw_only=True):
+    """A named JSON value of the workflow, that jobs read and write."""
+
+    name: str
+    data: Any = None
+    is_ephemeral: bool = False
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One execution of a job, as it is recorded in the job's file."""
 
@@ -74,8 +141,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu_s: float | None = None  # user and system time of the command and its waited-for children
     peak_memory_bytes: int | None = None
     gpus: str | None = None  # the device indices that it was given
-    stdout: str | None = None
+    stdout: str | None = None  # None: not kept
     stderr: str | None = None
+    retry_rule: int | None = None  # the rule of its failure handler, from 1, by which the job is run again
+    digest: str | None = None  # of what was run: command, invocation script and environment
+    inputs: dict[str, tuple[int, int, str | None]] = {}  # by path: size, mtime in ns, SHA-256 where it was asked for
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,6 +161,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     depends_on: tuple[int, ...] = ()  # ids
     cancel_on_blocking_job_failure: bool = True
     supports_termination: bool = False
+    invocation_script: str | None = None  # placed before the command
+    env: dict[str, str] = {}
+    stdio: Stdio | None = None  # None: the workflow's
+    failure_handler: str | None = None
+    input_files: tuple[str, ...] = ()  # paths as given
+    output_files: tuple[str, ...] = ()
+    input_user_data: tuple[str, ...] = ()  # names
+    output_user_data: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
 
 
@@ -110,7 +188,17 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     submitted: float | None = None  # seconds since the epoch, by the submitter's clock
     submitted_by: str | None = None
     submitted_on: str | None = None
+    num_actions: int = 0  # so that who has none need not look
+    hash_inputs: bool = False  # runners record the SHA-256 of input files too
+    project: str | None = None
+    metadata: Any = None
+    env: dict[str, str] = {}  # for all jobs; a job's own wins
+    stdio: Stdio = Stdio()
+    failure_handlers: tuple[FailureHandler, ...] = ()
     schedulers: tuple[dict[str, Any], ...] = ()  # slurm_schedulers as given, in the order of the spec
+    slurm_defaults: dict[str, Any] = {}
+    jobs_sort_method: str | None = None  # the order among jobs of equal priority; None: of submission
+    settings: dict[str, Any] = {}  # fields that are kept as given: resource_monitor, compute_node_* ...
 
 
 class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +208,17 @@ class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[Job, ...]
     description: str | None = None
     user: str | None = None
-    schedulers: tuple[dict[str, Any], ...] = ()
+    actions: tuple[Action, ...] = ()
+    user_data: tuple[UserData, ...] = ()
+    project: str | None = None
+    metadata: Any = None
+    env: dict[str, str] = {}  # for all jobs; a job's own wins
+    stdio: Stdio = Stdio()
+    failure_handlers: tuple[FailureHandler, ...] = ()
+    schedulers: tuple[dict[str, Any], ...] = ()  # slurm_schedulers as given, in the order of the spec
+    slurm_defaults: dict[str, Any] = {}
+    jobs_sort_method: str | None = None  # the order among jobs of equal priority; None: of submission
+    settings: dict[str, Any] = {}  # fields that are kept as given: resource_monitor, compute_node_* ...
 
 
 class RunnerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -109,7 +109,16 @@ def _workflow(workflow_id: int, spec: WorkflowSpec, *, cwd: str, output_dir: str
         submitted=time.time(),
         submitted_by=user_name(),
         submitted_on=processes.host_name(),
+        num_actions=len(spec.actions),
+        project=spec.project,
+        metadata=spec.metadata,
+        env=spec.env,
+        stdio=spec.stdio,
+        failure_handlers=spec.failure_handlers,
         schedulers=spec.schedulers,
+        slurm_defaults=spec.slurm_defaults,
+        jobs_sort_method=spec.jobs_sort_method,
+        settings=spec.settings,
     )
 
 
