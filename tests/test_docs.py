@@ -29,6 +29,7 @@ lab = cliutil.lab
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
 COMMANDS = dict(cli_reference.commands())
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_SAVED = re.compile(r"[Ss]ave this as `([\w.-]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PROGRAM_NAMES = ("torc-spool", "torc-spool-job-runner", "torc-spool-slurm-job-runner")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -38,7 +39,7 @@ def fences(page: Path, *kinds: str) -> list[str]:
     return [body for kind, body in _FENCE.findall(page.read_text()) if kind in kinds]
 
 
-# -- the README's example -----------------------------------------------------------------------------------
+# -- what pages show ---------------------------------------------------------------------------------------
 
 
 def session(text: str) -> list[tuple[str, str]]:
@@ -64,10 +65,17 @@ def stable(output: str) -> str:
     return "\n".join(lines)
 
 
-def test_the_readme_shows_what_its_commands_print(lab: Lab) -> None:
+SHOWING = [page for page in PAGES if fences(page, "console")]
+
+
+@pytest.mark.parametrize("page", SHOWING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_shows_what_its_commands_print(lab: Lab, page: Path) -> None:
+    """In a directory with the examples and the files that the page tells to save."""
     shutil.copytree(ROOT / "examples", lab.base / "examples", ignore=shutil.ignore_patterns("spool", "results"))
-    steps = session("".join(fences(ROOT / "README.md", "console")))
-    assert len(steps) > 5
+    for name, body in _SAVED.findall(page.read_text()):
+        (lab.base / name).write_text(body)
+    steps = session("".join(fences(page, "console")))
+    assert len(steps) > 2
     environ = {**lab.env, "PATH": f"{cliutil.PROGRAMS}:{lab.env['PATH']}", "STAND_IN_SECONDS": "0", "LC_ALL": "C.UTF-8"}
     del environ["TORC_SPOOL_DIR"]
     done = subprocess.run(
@@ -82,7 +90,7 @@ def test_the_readme_shows_what_its_commands_print(lab: Lab) -> None:
     printed = done.stdout.split("\x1e")[1:]
     assert len(printed) == len(steps), done.stdout
     for (command, shown), output in zip(steps, printed, strict=True):
-        assert stable(output) == stable(shown), f"README.md shows something else for: {command}"
+        assert stable(output) == stable(shown), f"{page.name} shows something else for: {command}"
 
 
 # -- the command line ---------------------------------------------------------------------------------------
@@ -130,7 +138,7 @@ def test_commands_and_options_that_a_page_names_exist(page: Path) -> None:
         path, command = resolve(words)
         assert not isinstance(command, click.Group), f"{page.name}: {shlex.join(words)}"
         known = {name for param in command.params for name in param.opts} | shared
-        unknown = [word for word in words if word.startswith("-") and word.partition("=")[0] not in known]
+        unknown = [word for word in words if word.startswith("-") and word != "-" and word.partition("=")[0] not in known]
         assert not unknown, f"{page.name}: {path} has no {unknown}"
 
 
