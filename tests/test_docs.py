@@ -138,7 +138,8 @@ def test_commands_and_options_that_a_page_names_exist(page: Path) -> None:
         path, command = resolve(words)
         assert not isinstance(command, click.Group), f"{page.name}: {shlex.join(words)}"
         known = {name for param in command.params for name in param.opts} | shared
-        unknown = [word for word in words if word.startswith("-") and word != "-" and word.partition("=")[0] not in known]
+        options = {word.partition("=")[0] for word in words if word.startswith("-")} - {"-"}
+        unknown = sorted(options - known)
         assert not unknown, f"{page.name}: {path} has no {unknown}"
 
 
