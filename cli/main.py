@@ -36,6 +36,7 @@ COMMANDS = {
 }
 
 
+_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -69,7 +70,7 @@ class LazyGroup(click.Group):
             raise click.UsageError(error.message + hint, context) from error
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=LazyGroup, context_settings=_SETTINGS)
 @click.version_option(package_name="torc-spool")
 @common_options
 @click.pass_context
@@ -89,7 +90,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def job_runner() -> None:
     """`torc-spool-job-runner ID …` and `torc-spool-slurm-job-runner ID …`: `run` under the names of Torc's runners."""
-    sys.exit(_call(["run", *sys.argv[1:]]))
+    from .run import run
+
+    sys.exit(_call(sys.argv[1:], run, os.path.basename(sys.argv[0])))
 
 
 def _open_standard_streams() -> None:
@@ -103,10 +106,10 @@ def _open_standard_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
 
 
-def _call(arguments: list[str]) -> int:
+def _call(arguments: list[str], command: click.Command = cli, name: str = "torc-spool") -> int:
     _open_standard_streams()
     try:
-        code = cli.main(arguments, prog_name="torc-spool", standalone_mode=False)
+        code = command.main(arguments, prog_name=name, standalone_mode=False, **_SETTINGS)
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -215,11 +215,12 @@ def test_a_dead_runner_with_damage_all_over_is_recovered(lab: Lab) -> None:
     [
         (lambda path: path.write_text("{"), "workflow.json: is no workflow's JSON"),
         (replaced(version=2), "is of version 2; this program knows 1"),
+        (replaced(id=7), "is of workflow 7, its directory's name says 1"),
         slow(lambda path: path.unlink(), "workflow.json: is missing"),
         slow(lambda path: path.write_text("[" * 100_000), "workflow.json: is no workflow's JSON"),
         slow(becomes(lambda path: path.symlink_to("spec.json")), "is a symbolic link"),
     ],
-    ids=["torn", "from the future", "missing", "deep", "a link"],
+    ids=["torn", "from the future", "of another", "missing", "deep", "a link"],
 )
 def test_a_workflow_that_cannot_be_read_is_refused_and_others_are_served(
     lab: Lab, damage: Callable[[Path], object], why: str

@@ -456,6 +456,12 @@ def test_jobs_are_claimed_by_priority_then_in_order_of_submission(lab: Lab) -> N
     assert order.read_text().split() == ["j3", "j1", "j4", "j5", "j0", "j2"]
 
 
+def test_a_runner_under_torcs_name_calls_itself_so(lab: Lab) -> None:
+    done = lab.torc("--bogus", program="torc-spool-job-runner", code=2)
+    assert done.stderr.startswith("Usage: torc-spool-job-runner [OPTIONS] [SPEC_OR_ID]\n")
+    assert lab.torc("-h", program="torc-spool-slurm-job-runner").stdout.startswith("Usage: torc-spool-slurm-job-runner")
+
+
 @pytest.mark.parametrize(
     ("program", "words", "runs"),
     [

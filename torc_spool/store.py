@@ -92,6 +92,11 @@ class Store:
                 raise DamagedFile(layout.workflow_file, "is missing: this is not a workflow, or not a whole one")
             raise NotFound(f"{root} was deleted")
         workflow = _decode_workflow(content.data, layout.workflow_file)
+        named = naming.parse_workflow(os.path.basename(root))
+        if named is not None and named[0] != workflow.id:
+            raise DamagedFile(
+                layout.workflow_file, f"is of workflow {workflow.id}, its directory's name says {named[0]}"
+            )
         said_by_owner = workflow.shared and content.owner == os.geteuid()
         return cls(layout, workflow, shared=allow_shared or said_by_owner)
 
