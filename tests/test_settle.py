@@ -410,11 +410,11 @@ def directories(tree: Tree) -> dict[int, str]:
 def test_two_who_settle_at_once_lead_to_the_end_of_one(
     operation: str, places: list[tuple[int, str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = left(str(tmp_path / "0-test"), places)
+    alone = left(str(tmp_path / "alone" / "1-test"), places)
     with watched(monkeypatch) as calls:
         Settler(alone.store()).settle()
     for number in range(1, calls.count(operation) + 1):
-        tree = left(str(tmp_path / f"{number}-test"), places)
+        tree = left(str(tmp_path / str(number) / "1-test"), places)
         first, second = Settler(tree.store()), Settler(tree.store())
         with watched(monkeypatch) as meanwhile:
             meanwhile.before(operation, number, second.settle)
@@ -449,7 +449,7 @@ def test_no_listing_is_made_for_each_of_many_that_wait(
 ) -> None:
     listings = []
     for size in (10, 40):
-        tree = Tree(str(tmp_path / f"{size}-test"), [job(1), *(job(number, 1) for number in range(2, size + 2))])
+        tree = Tree(str(tmp_path / str(size) / "1-test"), [job(1), *(job(number, 1) for number in range(2, size + 2))])
         tree.put(1, f"done/{outcome}")
         with watched(monkeypatch) as calls:
             Settler(tree.store()).settle()
