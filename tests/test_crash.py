@@ -985,6 +985,35 @@ def test_a_frozen_owner_that_wakes_after_it_was_fenced_changes_nothing(step: str
     assert job(spool, FIRST).attempts == ([(1, COMPLETED)] if recorded else [(1, None), (2, COMPLETED)])
 
 
+@pytest.mark.parametrize("status", ["running", "pending"])
+def test_a_taker_that_was_overruled_and_lives_hides_no_jobs(
+    status: str, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I8: it may still rename a directory from under who overruled it; that one looks again."""
+    spool = str(base / "spool")
+    make_graph(spool)
+    dead = Hand(tools.open_workflow(spool))
+    dead.take("first", "alone") if status == "running" else dead.claim(ALONE)
+    overruled = Hand(tools.open_workflow(spool))
+    taken = f"{overruled.actor.directory}/taken"
+    os.mkdir(taken)
+    os.rename(dead.actor.directory, f"{taken}/{dead.name}")
+    stolen: list[str] = []
+
+    def steal(_operation: str, path: str) -> None:
+        mine = f"{root(spool)}/{status}/{overruled.name}~{dead.name}"
+        if not stolen and path != mine and path.endswith(f"~{dead.name}") and os.path.isdir(path):
+            stolen.append(path)
+            os.rename(path, mine)
+
+    monkeypatch.setattr(fsops, "fault", steal)
+    changes.recover(overruled.store, said_dead=[overruled.name])
+    assert len(stolen) == 1
+    monkeypatch.undo()
+    assert os.listdir(f"{root(spool)}/{status}") == []
+    to_the_end(spool)
+
+
 # -- two at the same time
 
 

@@ -256,24 +256,32 @@ def _kill_left(family: Mapping[str, RunnerRecord | None]) -> int:
 
 
 def _fence(actor: Actor, status: Status, family: Collection[str], moved: dict[str, Place]) -> None:
-    """v5 to v7 for `running` or `pending`: all jobs into the actor's own directory, the old directories removed."""
+    """v5 to v7 for `running` or `pending`: all jobs into the actor's own directory, the old directories removed.
+
+    And again until a fresh listing shows none: a taker that was declared dead in the middle of this, but lives, may
+    have renamed one of them meanwhile.
+    """
     store = actor.store
     parent = store.layout.directory_of(status)
     own = store.layout.owned(status, actor.name)
-    for directory in fsops.names(parent):
-        parts = naming.owners(directory)
-        if parts is None or parts[1] not in family:
-            continue
-        held = f"{parent}/{naming.taken_directory(actor.name, parts[1])}"
-        fsops.rename_directory(f"{parent}/{directory}", held)
-    for owner in family:
-        held = f"{parent}/{naming.taken_directory(actor.name, owner)}"
-        while True:
-            for name in fsops.entries(held) or ():
-                _collect(store, held, own, name, status, moved)
-            if fsops.remove_directory(held):
-                break
-            actor.check_owned(status)  # else a taker who was fenced himself would try for ever
+    while directories := _directories_of(family, fsops.names(parent)):
+        # first those that have their new name already: no other can have it while they hold anything
+        for directory, owner in sorted(directories.items(), key=lambda item: not item[0].startswith(f"{actor.name}~")):
+            held = f"{parent}/{naming.taken_directory(actor.name, owner)}"
+            if f"{parent}/{directory}" != held:
+                fsops.rename_directory(f"{parent}/{directory}", held)
+            while True:
+                for name in fsops.entries(held) or ():
+                    _collect(store, held, own, name, status, moved)
+                if fsops.remove_directory(held):
+                    break
+                actor.check_owned(status)  # else a taker who was fenced himself would try for ever
+
+
+def _directories_of(family: Collection[str], names: Iterable[str]) -> dict[str, str]:
+    """Whose each of these directories was, where it was one of the family's."""
+    owners = {name: naming.owners(name) for name in names}
+    return {name: found[1] for name, found in owners.items() if found is not None and found[1] in family}
 
 
 def _collect(store: Store, held: str, own: str, name: str, status: Status, moved: dict[str, Place]) -> None:
