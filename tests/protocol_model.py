@@ -80,15 +80,18 @@ class Broken(Exception):
 
 
 class Protocol:
-    """Jobs 0 to n-1; job 1 waits for job 0 where `chained`. The last actor only takes back."""
+    """Jobs 0 to n-1; job 1 waits for job 0 where `chained`. The last actors only take back."""
 
-    def __init__(self, *, jobs: int, runners: int, chained: bool, rules: Rules, faults: Faults) -> None:
-        self.jobs, self.runners, self.chained, self.rules, self.faults = jobs, runners, chained, rules, faults
+    def __init__(
+        self, *, jobs: int, runners: int = 2, takers: int = 1, chained: bool, rules: Rules, faults: Faults
+    ) -> None:
+        self.jobs, self.runners, self.takers, self.chained = jobs, runners, takers, chained
+        self.rules, self.faults = rules, faults
 
     def initial(self) -> State:
         waits = {1} if self.chained else set()
         files = frozenset(File(job, "blocked" if job in waits else "ready", 1) for job in range(self.jobs))
-        actors = range(self.runners + 1)
+        actors = range(self.runners + self.takers)
         return State(
             files=files,
             directories=frozenset(f"{kind}{actor}" for kind in (PENDING, RUNNING) for actor in actors),

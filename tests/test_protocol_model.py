@@ -26,7 +26,7 @@ from protocol_model import Broken, Faults, Protocol, Rules, explore
     ids=["alone", "crash", "crashes", "declared dead", "all faults", "chain", "chain with lost replies", "two", "many"],
 )
 def test_every_reachable_state_keeps_the_invariants(jobs: int, chained: bool, faults: Faults, least: int) -> None:
-    protocol = Protocol(jobs=jobs, runners=2, chained=chained, rules=Rules(), faults=faults)
+    protocol = Protocol(jobs=jobs, chained=chained, rules=Rules(), faults=faults)
     assert explore(protocol) >= least  # fewer: the model does not do what it is there to do
 
 
@@ -48,9 +48,7 @@ def test_every_reachable_state_keeps_the_invariants(jobs: int, chained: bool, fa
 def test_each_law_is_needed(law: str, breaks: str) -> None:
     faults = Faults(crashes=1, declared=1, lost_replies=1, stale_paths=True)
     chained = law == "release_waits"
-    protocol = Protocol(
-        jobs=1 + chained, runners=2, chained=chained, rules=Rules()._replace(**{law: False}), faults=faults
-    )
+    protocol = Protocol(jobs=1 + chained, chained=chained, rules=Rules()._replace(**{law: False}), faults=faults)
     with pytest.raises(Broken, match=breaks):
         explore(protocol)
 

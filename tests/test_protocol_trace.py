@@ -1,0 +1,175 @@
+"""What the code does on the disk is what the model of the protocol allows: every call is traced and replayed there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import spooltools as tools
+from protocol_model import Faults, Protocol, Rules, State
+from spooltools import Hand, Wanted
+
+from torc_spool import changes, fsops
+from torc_spool.model import Status
+
+_JOB = r"[\d.]+-0*(?P<job>\d+)\.(?P<attempt>\d+)-[^/]*"
+_STEPS = [  # (call, source, target, the model's step)
+    ("rename", rf"ready/any/{_JOB}", r"pending/(?P<who>[^/~]+)/.*", "c1 {who} {job}.{attempt}"),
+    ("rename", rf"pending/(?P<who>[^/~]+)/{_JOB}", r"running/.*", "t2 {who}"),
+    ("link", rf"running/(?P<who>[^/~]+)/{_JOB}", r".*", "f1 {who}"),
+    ("rename", r"running/(?P<who>[^/~]+)/\..*", r".*", "f2 {who}"),
+    ("rename", rf"running/(?P<who>[^/~]+)/{_JOB}", r"done/.*", "{shows} {who}"),
+    ("rename", rf"blocked/{_JOB}", r"ready/.*", "r1 * {job}.{attempt}"),
+    ("rename", r"runners/(?P<other>[^/~]+)", r"runners/(?P<who>[^/~]+)/taken/.*", "v3 {who} takes {other}"),
+    ("rename", r"running/(?P<other>[^/~]+)", r"running/(?P<who>[^/~]+)~.*", "v5 {who} R{other}"),
+    ("rename", r"pending/(?P<other>[^/~]+)", r"pending/(?P<who>[^/~]+)~.*", "v5 {who} P{other}"),
+    ("rename", rf"\w+/(?P<who>[^/~]+)~[^/]+/{_JOB}", r".*", "v6 {who} {job}"),
+    ("unlink", r"\w+/(?P<who>[^/~]+)~[^/]+/\..*", r"", "v6 {who} spare?"),  # or an old content
+    ("rmdir", r"running/(?P<who>[^/~]+)~(?P<other>[^/]+)", r"", "v7 {who} R{who}~{other}"),
+    ("rmdir", r"pending/(?P<who>[^/~]+)~(?P<other>[^/]+)", r"", "v7 {who} P{who}~{other}"),
+    ("rename", rf"(?:pending|running)/(?P<who>[^/~]+)/{_JOB}", r"ready/.*", "v10 {who}"),
+]
+_SILENT = re.compile(r"look|crash|declare|v8|v11|v5 \d (done|again)|v7 \d done")
+_NOT_OF_JOBS = re.compile(r"runners/|requests/|(pending|running)/[^/~]+$")  # births, beats, ends
+
+
+class Traced:
+    """The calls of this process that move or remove something below one workflow's directory."""
+
+    def __init__(self, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.calls = root, list[tuple[str, str, str]]()
+        for name in ("rename", "link", "unlink", "rmdir"):
+            monkeypatch.setattr(fsops.os, name, self._recorded(name, getattr(os, name)))
+
+    def _recorded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(source: str, target: str = "", **more: Any) -> Any:
+            result = call(source, target, **more) if target else call(source, **more)
+            if source.startswith(self.root):
+                self.calls.append((name, self._inside(source), self._inside(target)))
+            return result
+
+        return wrapper
+
+    def _inside(self, path: str) -> str:
+        return path.removeprefix(self.root + "/")
+
+
+def labels(calls: list[tuple[str, str, str]], actors: list[str]) -> Iterator[str]:
+    """What the model calls each call."""
+    recorded: set[tuple[str, str]] = set()  # results written by the one who shows them
+    begun: set[tuple[str, str]] = set()
+    for name, source, target in calls:
+        for kind, before, after, label in _STEPS:
+            one, other = re.fullmatch(before, source), re.fullmatch(after, target)
+            if kind != name or one is None or other is None:
+                continue
+            found = one.groupdict() | other.groupdict()
+            numbered = {key: actors.index(value) for key, value in found.items() if key in ("who", "other")}
+            if "job" in found:
+                numbered |= {"job": int(found["job"]) - 1, "attempt": int(found["attempt"])}
+            if label.startswith("f1"):
+                begun.add((found["who"], source))
+            elif label.startswith("f2"):
+                if (found["who"], target) not in begun:
+                    break  # a taker notes a lost attempt: that is no result
+                recorded.add((found["who"], target))
+            shows = "f3" if (found.get("who", ""), source) in recorded else "v9"
+            yield label.format(**numbered, shows=shows)
+            break
+        else:
+            assert _NOT_OF_JOBS.match(source), f"the model has no step for {name} {source} -> {target}"
+
+
+def replay(protocol: Protocol, steps: list[str]) -> None:
+    """Some way through the model takes these steps in this order."""
+    states = _silently(protocol, {protocol.initial()})
+    for number, step in enumerate(steps):
+        wanted = re.compile(re.escape(step.removesuffix("?")).replace(r"\*", r"\d"))
+        after = {new for state in states for name, new in protocol.steps(state) if wanted.fullmatch(name)}
+        if step.endswith("?"):
+            after |= states
+        assert after, f"after {steps[:number]} the model does not allow {step!r}"
+        states = _silently(protocol, after)
+
+
+def _silently(protocol: Protocol, states: set[State]) -> set[State]:
+    """And all that can be reached without a call that is traced."""
+    stack = list(states)
+    while stack:
+        for name, after in protocol.steps(stack.pop()):
+            if _SILENT.match(name) and after not in states:
+                states.add(after)
+                stack.append(after)
+    return states
+
+
+def both_run_it(one: Hand, other: Hand) -> None:
+    one.take("first")
+    one.finish(1, Status.COMPLETED)
+    other.served.settle()
+    other.take("second")
+    other.finish(2, Status.COMPLETED)
+
+
+def taken_back_when_pending(one: Hand, other: Hand) -> None:
+    one.claim()
+    _taken_back(one, other)
+
+
+def taken_back_when_running(one: Hand, other: Hand) -> None:
+    one.take("first")
+    _taken_back(one, other)
+
+
+def taken_back_with_its_result(one: Hand, other: Hand) -> None:
+    one.take("first")
+    one.record_result(1, Status.COMPLETED)
+    _taken_back(one, other)
+
+
+def taken_back_from_both(one: Hand, other: Hand) -> None:
+    one.take("first")
+    _taken_back(one, other)
+    other.take("first")
+    _taken_back(other, one)
+
+
+def _taken_back(dead: Hand, other: Hand) -> None:
+    changes.recover(other.store, said_dead=[dead.name])
+
+
+@pytest.mark.parametrize(
+    "story",
+    [both_run_it, taken_back_when_pending, taken_back_when_running, taken_back_with_its_result, taken_back_from_both],
+)
+def test_what_the_code_does_the_model_allows(
+    story: Callable[[Hand, Hand], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = str(tmp_path / "spool")
+    tools.submit(spool, tools.workflow({"first": Wanted(), "second": Wanted(after=("first",))}))
+    store = tools.open_workflow(spool)
+    one, other = Hand(store), Hand(tools.open_workflow(spool))
+    traced = Traced(store.layout.root, monkeypatch)
+    story(one, other)
+    names = [one.name, other.name]
+    names += dict.fromkeys(name for _, _, target in traced.calls for name in _takers(target))
+    protocol = Protocol(jobs=2, takers=len(names) - 2, chained=True, rules=Rules(), faults=Faults(declared=2))
+    steps = list(labels(traced.calls, names))
+    assert len(steps) > 4
+    replay(protocol, steps)
+
+
+def _takers(target: str) -> list[str]:
+    return re.findall(r"runners/([^/]+)/taken/", target)
+
+
+def test_what_the_model_does_not_allow_is_found_out() -> None:
+    protocol = Protocol(jobs=2, chained=True, rules=Rules(), faults=Faults(declared=2))
+    replay(protocol, ["c1 0 0.1", "t2 0", "f1 0", "f2 0", "f3 0", "r1 1 1.1"])
+    for steps in (["t2 0"], ["c1 0 1.1"], ["c1 0 0.1", "t2 0", "f3 0"], ["c1 0 0.1", "v10 1"]):
+        with pytest.raises(AssertionError, match="does not allow"):
+            replay(protocol, steps)
