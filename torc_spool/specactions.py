@@ -12,7 +12,7 @@ from torc_spool.model import Action, Trigger
 from torc_spool.specread import read_record
 from torc_spool.specrecords import ActionRecord
 
-_OF_JOBS = (Trigger.JOBS_READY, Trigger.JOBS_COMPLETE)
+OF_JOBS = (Trigger.JOBS_READY, Trigger.JOBS_COMPLETE)
 _OF_WORKERS = (Trigger.WORKER_START, Trigger.WORKER_COMPLETE)
 
 
@@ -63,16 +63,8 @@ def _check_scheduler(record: ActionRecord, schedulers: Collection[str], where: s
 
 
 def _jobs(record: ActionRecord, trigger: Trigger, ids: Mapping[str, int], names: Names, where: str) -> tuple[int, ...]:
-    """The ids of the jobs that it is about, in order."""
-    given = [field for field in ("jobs", "job_name_regexes") if getattr(record, field)]
-    if trigger not in _OF_JOBS:
-        if given:
-            raise SpecError(
-                f"{trigger} is not about single jobs; remove it, or take {' or '.join(_OF_JOBS)}",
-                where=join_where(where, given[0]),
-            )
-        return ()
-    if not given:
+    """The ids of the jobs that it is about, in order; other triggers than those of jobs may name some, as in Torc."""
+    if trigger in OF_JOBS and not (record.jobs or record.job_name_regexes):
         raise SpecError(f"{trigger} needs jobs or job_name_regexes: of which jobs", where=where)
     found: dict[int, None] = {}
     for name in record.jobs:
@@ -81,4 +73,4 @@ def _jobs(record: ActionRecord, trigger: Trigger, ids: Mapping[str, int], names:
         found[ids[name]] = None
     for pattern in record.job_name_regexes:
         found.update((ids[name], None) for name in names.found(pattern, join_where(where, "job_name_regexes")))
-    return tuple(sorted(found))
+    return tuple(sorted(found)) if trigger in OF_JOBS else ()

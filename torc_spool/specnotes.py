@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torc_spool.model import Action, Job, UserData
+from torc_spool.specactions import OF_JOBS
 from torc_spool.specrecords import WorkflowRecord
 
 KEPT = {  # fields of the file that go into the workflow's settings as they are given
@@ -53,6 +54,11 @@ def notes(
         said.append("env: of the variables that begin with TORC_, those that the runner sets keep its values")
     if any(len(item) > ("name" in item) for item in record.slurm_schedulers) or record.slurm_defaults:
         said.append("slurm_schedulers, slurm_defaults: kept as given; allocations are not made from them yet")
+    if any(
+        item.get("trigger_type") not in OF_JOBS and (item.get("jobs") or item.get("job_name_regexes"))
+        for item in record.actions
+    ):
+        said.append(f"actions: only {' and '.join(OF_JOBS)} are about jobs; the jobs of others are not looked at")
     if any(action.kind == "schedule_nodes" for action in actions):
         said.append("actions: schedule_nodes is not performed yet")
     return tuple(said)
