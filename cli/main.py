@@ -19,6 +19,7 @@ COMMANDS = {
     "submit": ("submit", "submit"),
     "run": ("run", "run"),
     "preview": ("run", "preview"),
+    "execution-plan": ("plan", "execution_plan"),
     "status": ("show", "status"),
     "workflows": ("show", "workflows"),
     "jobs": ("show", "jobs"),
