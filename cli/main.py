@@ -20,6 +20,7 @@ COMMANDS = {
     "run": ("run", "run"),
     "preview": ("run", "preview"),
     "execution-plan": ("plan", "execution_plan"),
+    "schema": ("schema", "schema"),
     "status": ("show", "status"),
     "workflows": ("show", "workflows"),
     "jobs": ("show", "jobs"),
