@@ -35,7 +35,7 @@ PARTS: dict[str, tuple[str, Callable[[Context], Report]]] = {
     "h": (patterns.TITLE, patterns.measure),
 }
 _TIMES = (
-    "A full run takes about half an hour on two cores, half of it part a with 10,000 jobs, and has some\n"
+    "A full run takes about forty minutes on two cores, a third of it part a with 10,000 jobs, and has some\n"
     "two million small files in its directory when it ends, which are then removed; --quick takes about three minutes."
 )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -81,6 +82,7 @@ def _case(context: Context, where: str, pattern: _Pattern, size: int) -> tuple[l
 
 def _submit(spec: str, where: str) -> _Cost:
     printed = harness.run([sys.executable, "-B", os.path.abspath(__file__), spec, f"{where}/spool"], where)
+    shutil.rmtree(f"{where}/spool")
     return _Cost(**json.loads(printed))
 
 
