@@ -202,6 +202,9 @@ def unsuccessful(spool: Spool, workflow_id: int, jobs: dict[str, int]) -> str:
 
 
 WORKFLOW = click.argument("workflow_id", metavar="ID", type=WorkflowId())
+ignore_missing_data = click.option(
+    "--ignore-missing-data", is_flag=True, help="Submit although input files that no job produces are not there."
+)
 JOBS = click.argument("jobs", metavar="[JOB]...", nargs=-1)
 
 

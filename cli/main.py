@@ -26,6 +26,7 @@ COMMANDS = {
     "jobs": ("show", "jobs"),
     "results": ("show", "results"),
     "logs": ("logs", "logs"),
+    "user-data": ("userdata", "user_data"),
     "wait": ("wait", "wait"),
     "cancel": ("change", "cancel"),
     "hold": ("change", "hold"),

@@ -26,6 +26,7 @@ from .common import (
     Seconds,
     State,
     clean,
+    ignore_missing_data,
     read_option,
     say,
     show_json,
@@ -106,6 +107,7 @@ def _time_limit(text: str | None) -> int | None:
     metavar="SECONDS",
     help="From SIGTERM to SIGKILL, for a job that has to end.",
 )
+@ignore_missing_data
 @click.pass_obj
 def run(
     state: State,
@@ -122,6 +124,7 @@ def run(
     wait_for_new_jobs: float,
     no_limit_resources: bool,
     grace: float,
+    ignore_missing_data: bool,
 ) -> int:
     """Run a workflow: a spec is submitted first. Without one, run every workflow of the spool.
 
@@ -147,7 +150,7 @@ def run(
         from .submit import publish, read_spec  # reading specs is not what most runners are started for
 
         parsed, verbatim = read_spec(spec_or_id)
-        workflow_id = publish(spool, parsed, verbatim, output_dir)
+        workflow_id = publish(spool, parsed, verbatim, output_dir, ignore_missing_data)
         say(f"workflow {workflow_id}")
     view = _bar(spool.open(workflow_id).workflow.num_jobs) if workflow_id and sys.stderr.isatty() else _Lines()
     runner = Runner(spool, options, workflow_id=workflow_id, tell=view.tell, progress=view.progress)

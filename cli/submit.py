@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,12 +11,25 @@ from typing import Any
 import click
 
 from torc_spool import spec as specs
+from torc_spool import specfile
 from torc_spool.errors import SpecError, UsageError
+from torc_spool.inputs import check_inputs
 from torc_spool.model import Resources, WorkflowSpec
+from torc_spool.specsummary import summary
 from torc_spool.spool import Spool
 from torc_spool.submission import Verbatim
 
-from .common import DIRECTORY, CommonCommand, State, named, read_option, show_json
+from .common import (
+    DIRECTORY,
+    CommonCommand,
+    State,
+    ignore_missing_data,
+    named,
+    read_option,
+    say,
+    show_fields,
+    show_json,
+)
 
 _SHOW_PROGRESS_FROM = 5000
 _OPTIONS = ("name", "num_cpus", "num_gpus", "num_nodes", "priority", "scheduler")  # what complaints may be about
@@ -45,9 +59,20 @@ _OPTIONS = ("name", "num_cpus", "num_gpus", "num_nodes", "priority", "scheduler"
     callback=DIRECTORY,
     help="Where stdout and stderr of the jobs go. Default: in the spool.",
 )
+@ignore_missing_data
+@click.option("--dry-run", is_flag=True, help="Check all of it, show what it comes to, and submit nothing.")
 @click.pass_obj
-def submit(state: State, /, spec: str | None, commands: str | None, output_dir: str | None, **each: Any) -> None:
-    """Submit a workflow: a YAML or JSON file, or - for stdin. Prints its id, alone."""
+def submit(
+    state: State,
+    /,
+    spec: str | None,
+    commands: str | None,
+    output_dir: str | None,
+    ignore_missing_data: bool,
+    dry_run: bool,
+    **each: Any,
+) -> None:
+    """Submit a workflow: a YAML, JSON or JSON5 file, or - for stdin. Prints its id, alone."""
     if (spec is None) == (commands is None):
         raise UsageError("give either a spec or --commands FILE")
     if commands is not None:
@@ -58,7 +83,10 @@ def submit(state: State, /, spec: str | None, commands: str | None, output_dir: 
         if given:
             raise UsageError(f"{', '.join(given)}: only with --commands; in a spec each job says it itself")
         parsed, verbatim = read_spec(spec)
-    workflow_id = publish(state.spool(), parsed, verbatim, output_dir)
+    if dry_run:
+        _show_dry_run(state, parsed, verbatim, ignore_missing_data)
+        return
+    workflow_id = publish(state.spool(), parsed, verbatim, output_dir, ignore_missing_data)
     if state.json:
         show_json({"id": workflow_id, "name": parsed.name, "jobs": len(parsed.jobs)})
     else:
@@ -69,12 +97,48 @@ def read_spec(path: str) -> tuple[WorkflowSpec, Verbatim]:
     """A validated spec and its bytes. Raises SpecError."""
     parsed, data = specs.load(path)
     is_json = path.endswith(".json") or data.lstrip()[:1] == b"{"
-    return parsed, Verbatim(data, "spec.json" if is_json else "spec.yaml")
+    name = "spec.json5" if path.endswith(".json5") else "spec.json" if is_json else "spec.yaml"
+    return parsed, Verbatim(data, name, source=specfile.source_name(path))
 
 
-def publish(spool: Spool, parsed: WorkflowSpec, verbatim: Verbatim, output_dir: str | None) -> int:
-    with _progress(len(parsed.jobs)) as progress:
-        return spool.submit(parsed, verbatim, output_dir=output_dir, progress=progress)
+def publish(
+    spool: Spool, parsed: WorkflowSpec, verbatim: Verbatim, output_dir: str | None, ignore_missing_data: bool
+) -> int:
+    """Submit it, and say what of it is not acted on."""
+    with _names_source(verbatim), _progress(len(parsed.jobs)) as progress:
+        workflow_id = spool.submit(
+            parsed, verbatim, output_dir=output_dir, ignore_missing_data=ignore_missing_data, progress=progress
+        )
+    tell_notes(parsed)
+    return workflow_id
+
+
+def tell_notes(parsed: WorkflowSpec) -> None:
+    for note in parsed.notes:
+        say(f"note: {note}")
+
+
+def _show_dry_run(state: State, parsed: WorkflowSpec, verbatim: Verbatim, ignore_missing_data: bool) -> None:
+    if not ignore_missing_data:
+        with _names_source(verbatim):
+            check_inputs(parsed.jobs, os.getcwd())
+    row = summary(parsed)
+    if state.json:
+        show_json(row)
+        return
+    show_fields(row, skip=["notes"])
+    tell_notes(parsed)
+
+
+@contextmanager
+def _names_source(verbatim: Verbatim) -> Iterator[None]:
+    """Complaints that come at the submit name the file too."""
+    try:
+        yield
+    except SpecError as error:
+        if error.source is not None:
+            raise
+        raise SpecError(error.message, source=verbatim.source, where=error.where) from error
 
 
 def _from_commands(
@@ -117,7 +181,7 @@ def _from_commands(
         if option is None:
             raise
         raise UsageError(f"--{option.replace('_', '-')}: {error.message}") from error
-    return parsed, Verbatim(data, "commands.txt")
+    return parsed, Verbatim(data, "commands.txt", source=source)
 
 
 def _read_commands(path: str) -> bytes:

@@ -655,8 +655,8 @@ _J = r"/9[^/]*-"  # how the name of a job's file begins, before its slug
 ROWS = [
     Row("X1", "s1", "submit", ("mkdir", r"/\.staging/[^/]+$"), _unseen),
     Row("X1", "s2", "submit", ("create", r"/owner\.json$"), _unseen),
-    Row("X1", "s3", "submit", ("create", r"/jobs\.jsonl$"), _unseen),
-    Row("X1", "s4", "submit", ("mkdir", r"/\.ids/\d+$"), _unseen),
+    Row("X1", "s3", "submit", ("mkdir", r"/\.ids/\d+$"), _unseen),
+    Row("X1", "s4", "submit", ("create", r"/jobs\.jsonl$"), _unseen),
     Row("X1", "s5", "submit", ("create", r"/workflow\.json$"), _unseen),
     Row("X1", "s6", "submit", ("sync", ""), _unseen),
     Row("X2", "s7", "submit", ("rename", r"/workflow$"), _published),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from graphlib import TopologicalSorter
 from typing import NamedTuple
 
-from torc_spool import fsops, naming, recovery
+from torc_spool import fsops, naming, recovery, sortkeys
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.errors import DamagedFile, NotFound, StorageError, UsageError
 from torc_spool.lifecycle import Move
@@ -327,7 +327,9 @@ def _rebuild(store: Store, settler: Settler, job: Job) -> Changed | None:
     if not fsops.rename(f"{store.layout.aside}/{old}", f"{actor.running}/{old}"):
         actor.retire()
         return Changed(job.id, job.name, False, "is being made anew by somebody else")
-    name = naming.job_name(priority=job.priority, job=job.id, needs=job.resources.needs, name=job.name, attempt=attempt)
+    needs = job.resources.needs
+    key = sortkeys.key(store.workflow.jobs_sort_method, needs)
+    name = naming.job_name(priority=job.priority, job=job.id, needs=needs, name=job.name, attempt=attempt, key=key)
     data = encode(job)
     if not fsops.create(f"{actor.running}/{name}", data[:-2] + b',"attempts":[]}\n', store.file_mode):
         raise StorageError("create", f"{actor.running}/{name}", None)

@@ -38,6 +38,8 @@ class Layout:
         "root",
         "runners",
         "running",
+        "user_data",
+        "user_data_file",
         "workflow_file",
     )
 
@@ -56,10 +58,15 @@ class Layout:
         self.requests = f"{root}/requests"
         self.runners = f"{root}/runners"
         self.output = f"{root}/output"
+        self.user_data = f"{root}/user_data"  # only where there is some
+        self.user_data_file = f"{root}/user_data.jsonl"
 
     def ready_for(self, scheduler: str | None) -> str:
         """The directory of the ready jobs of a scheduler, by its name; None is `any`."""
         return f"{self.ready}/{naming.scheduler_directory(scheduler)}"
+
+    def user_datum(self, file: str) -> str:
+        return f"{self.user_data}/{file}"
 
     def outcome(self, outcome: Status) -> str:
         return f"{self.done}/{outcome}"

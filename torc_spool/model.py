@@ -219,6 +219,7 @@ class WorkflowSpec(msgspec.Struct, frozen=True, kw_only=True):
     slurm_defaults: dict[str, Any] = {}
     jobs_sort_method: str | None = None  # the order among jobs of equal priority; None: of submission
     settings: dict[str, Any] = {}  # fields that are kept as given: resource_monitor, compute_node_* ...
+    notes: tuple[str, ...] = ()  # what it says that is not acted on, a sentence each
 
 
 class RunnerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torc_spool.errors import BadName
@@ -110,6 +111,21 @@ def slugify(name: str, limit: int = SLUG_LENGTH) -> str:
 def scheduler_directory(scheduler: str | None) -> str:
     """The directory below ``ready/`` of a scheduler's jobs; ``any`` for a job that is bound to none."""
     return ANY_SCHEDULER if scheduler is None else slugify(scheduler)
+
+
+def user_data_files(names: Iterable[str]) -> dict[str, str]:
+    """A file name for each of a workflow's user data: its name made safe, with a number where that is taken."""
+    files: dict[str, str] = {}
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
+    for name in names:
+        slug = candidate = slugify(name)
+        while candidate in taken:
+            counts[slug] = counts.get(slug, 1) + 1
+            candidate = f"{slug}_{counts[slug]}"
+        taken.add(candidate)
+        files[name] = f"{candidate}.json"
+    return files
 
 
 def storable(path: str) -> str:

@@ -1,42 +1,37 @@
 """From a specification to a validated workflow, or to one sentence: where it is wrong, and what to do.
 
-`specfile` makes plain values of the text, `specrecords` typed records of these; here they are held against
-each other: names that must be unique, names that must exist, jobs that must not wait in a circle.
+`specfile` makes plain values of the text, `specread` typed records of these (`specrecords`), `specexpand` as many of
+them as their parameters say; `specparts`, `specjobs` and `specactions` hold them against each other: names that must be
+unique, names that must exist; `dataflow` says who waits for whom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from torc_spool import specfile
+from torc_spool.complaints import check_command, check_kept, check_name, read_field, show
 from torc_spool.errors import SpecError
-from torc_spool.graph import cycle
-from torc_spool.model import Job, Resources, WorkflowSpec
-from torc_spool.naming import ANY_SCHEDULER, slugify
+from torc_spool.model import Job, Resources, Stdio, WorkflowSpec
 from torc_spool.quantities import MAX_RUNTIME_S, parse_duration, parse_memory
-from torc_spool.specrecords import (
-    MAX_KEPT_DEPTH,
-    JobRecord,
-    RequirementRecord,
-    SchedulerRecord,
-    WorkflowRecord,
-    check_command,
-    check_kept,
-    check_name,
-    did_you_mean,
-    join_where,
-    quote,
-    read_field,
-    read_record,
-    show,
+from torc_spool.specactions import read_actions
+from torc_spool.specjobs import Shared, read_files, read_jobs, read_user_data
+from torc_spool.specnotes import kept, notes
+from torc_spool.specparts import (
+    read_env,
+    read_handlers,
+    read_requirements,
+    read_schedulers,
+    read_slurm_defaults,
+    read_stdio,
 )
+from torc_spool.specread import read_record
+from torc_spool.specrecords import JobRecord, RequirementRecord, WorkflowRecord
 
 __all__ = ["from_commands", "load", "parse", "parse_duration", "parse_memory"]
 
-_CYCLE_SHOWN = 20
 _NO_RESOURCES = Resources()
 
 
@@ -67,7 +62,7 @@ def from_commands(
         _check_shared(resources, priority)
         if scheduler is not None:
             check_name(scheduler, "scheduler")
-        schedulers = _schedulers([] if scheduler is None else [{"name": scheduler}])
+        schedulers = read_schedulers([] if scheduler is None else [{"name": scheduler}])
         jobs = tuple(
             Job(
                 id=number,
@@ -112,168 +107,63 @@ def _workflow(document: Any) -> WorkflowSpec:
     if document is None:
         raise SpecError("is empty; a workflow has at least a name and jobs")
     record = read_record(WorkflowRecord, document, lambda: None)
-    check_name(record.name, "name")
-    if record.user is not None:
-        check_name(record.user, "user")
-    if not record.jobs:
-        raise SpecError("is empty; give at least one job", where="jobs")
-    requirements = _requirements(record.resource_requirements)
-    schedulers = _schedulers(record.slurm_schedulers)
+    _check_head(record)
+    requirements = read_requirements(record.resource_requirements)
+    schedulers = read_schedulers(record.slurm_schedulers)
+    handlers = read_handlers(record.failure_handlers)
+    user_data = read_user_data(record.user_data, record.parameters)
+    scheduler_names = {str(scheduler["name"]) for scheduler in schedulers}
+    shared = Shared(
+        parameters=record.parameters,
+        files=read_files(record.files, record.parameters),
+        user_data={datum.name: None for datum in user_data},
+        requirements=requirements,
+        schedulers=scheduler_names,
+        handlers={handler.name for handler in handlers},
+    )
+    jobs = read_jobs(record.jobs, shared)
+    actions = read_actions(record.actions, {job.name: job.id for job in jobs}, scheduler_names)
     return WorkflowSpec(
         name=record.name,
-        jobs=_jobs(record.jobs, requirements, {str(scheduler["name"]) for scheduler in schedulers}),
+        jobs=jobs,
         description=record.description,
         user=record.user,
+        actions=actions,
+        user_data=user_data,
+        project=record.project,
+        metadata=record.metadata,
+        env=read_env(record.env, None),
+        stdio=_stdio(record),
+        failure_handlers=handlers,
         schedulers=schedulers,
+        slurm_defaults=read_slurm_defaults(record.slurm_defaults),
+        jobs_sort_method=None if record.jobs_sort_method == "none" else record.jobs_sort_method,
+        settings=kept(record),
+        notes=notes(record, jobs, user_data, actions),
     )
 
 
-def _requirements(items: Sequence[Any]) -> dict[str, Resources]:
-    kind = "resource requirement"
-    records = [
-        read_record(RequirementRecord, item, partial(_place, kind, number, item))
-        for number, item in enumerate(items, start=1)
-    ]
-    _numbers([record.name for record in records], kind)
-    return {record.name: _resources(record, f"{kind} {quote(record.name)}") for record in records}
+def _check_head(record: WorkflowRecord) -> None:
+    """The fields that no other part of the file depends on."""
+    check_name(record.name, "name")
+    for field in ("user", "project"):
+        value = getattr(record, field)
+        if value is not None:
+            check_name(value, field)
+    if not record.jobs:
+        raise SpecError("is empty; give at least one job", where="jobs")
+    for field, value in {"metadata": record.metadata, **kept(record)}.items():
+        check_kept(value, field)
 
 
-def _resources(record: RequirementRecord, where: str) -> Resources:
-    memory, runtime = record.memory, record.runtime
-    return Resources(
-        num_cpus=record.num_cpus,
-        num_gpus=record.num_gpus,
-        num_nodes=record.num_nodes,
-        memory_bytes=None if memory is None else read_field(where, "memory", parse_memory, memory),
-        runtime_s=None if runtime is None else read_field(where, "runtime", parse_duration, runtime),
-    )
-
-
-def _schedulers(items: Sequence[Any]) -> tuple[dict[str, Any], ...]:
-    """Each scheduler's fields as they were given, except that null is nothing."""
-    schedulers = tuple(_scheduler(number, item) for number, item in enumerate(items, start=1))
-    names = [str(scheduler["name"]) for scheduler in schedulers]
-    _numbers(names, "scheduler")
-    taken: dict[str, str] = {}
-    for name in names:
-        other = taken.setdefault(slugify(name), name)
-        if other != name:
-            raise SpecError(
-                f"its directory {quote(slugify(name))} would be that of {quote(other)} too; rename one",
-                where=f"scheduler {quote(name)}",
-            )
-    return schedulers
-
-
-def _scheduler(number: int, item: Any) -> dict[str, Any]:
-    place = partial(_place, "scheduler", number, item)
-    name = read_record(SchedulerRecord, {"name": item.get("name")} if isinstance(item, dict) else item, place).name
-    check_name(name, join_where(place(), "name"))
-    if slugify(name) == ANY_SCHEDULER:
-        raise SpecError("this name means every runner; choose another", where=join_where(place(), "name"))
-    given = {key: value for key, value in item.items() if value is not None}
-    for key, value in given.items():
-        check_kept(value, join_where(place(), quote(key)), MAX_KEPT_DEPTH)
-    return given
-
-
-def _jobs(items: Sequence[Any], requirements: Mapping[str, Resources], schedulers: Collection[str]) -> tuple[Job, ...]:
-    records = [
-        read_record(JobRecord, item, partial(_place, "job", number, item)) for number, item in enumerate(items, start=1)
-    ]
-    ids = _numbers([record.name for record in records], "job")
-    jobs = tuple(_job(id_, record, ids, requirements, schedulers) for id_, record in enumerate(records, start=1))
-    _refuse_cycle(jobs)
-    return jobs
-
-
-def _job(
-    id_: int,
-    record: JobRecord,
-    ids: Mapping[str, int],
-    requirements: Mapping[str, Resources],
-    schedulers: Collection[str],
-) -> Job:
-    where = f"job {quote(record.name)}"
-    check_command(record.command, f"{where}: command")
-    wanted = record.resource_requirements
-    if wanted is not None and wanted not in requirements:
-        _refuse_unknown(wanted, requirements, "resource_requirements", where, "resource_requirements")
-    return Job(
-        id=id_,
-        name=record.name,
-        command=record.command,
-        priority=record.priority,
-        scheduler=_scheduler_of(record, schedulers, where),
-        resources=_NO_RESOURCES if wanted is None else requirements[wanted],
-        depends_on=_dependencies(id_, record.depends_on, ids, where) if record.depends_on else (),
-        cancel_on_blocking_job_failure=record.cancel_on_blocking_job_failure,
-        supports_termination=record.supports_termination,
-    )
-
-
-def _scheduler_of(record: JobRecord, schedulers: Collection[str], where: str) -> str | None:
-    one, other = record.scheduler, record.slurm_scheduler
-    if one is not None and other is not None and one != other:
-        raise SpecError(
-            f"scheduler is {quote(one)} but slurm_scheduler is {quote(other)}; give one of them", where=where
-        )
-    wanted, field = (one, "scheduler") if one is not None else (other, "slurm_scheduler")
-    if wanted is not None and wanted not in schedulers:
-        _refuse_unknown(wanted, schedulers, field, where, "slurm_schedulers")
-    return wanted
-
-
-def _dependencies(id_: int, names: Sequence[str], ids: Mapping[str, int], where: str) -> tuple[int, ...]:
-    """Ids in the order given, each once."""
-    wanted = dict.fromkeys(names)
-    for name in wanted:
-        if name not in ids:
-            _refuse_unknown(name, ids, "depends_on", where, "jobs")
-    found = tuple(ids[name] for name in wanted)
-    if id_ in found:
-        raise SpecError("it depends on itself; remove it from its own list", where=f"{where}: depends_on")
-    return found
-
-
-def _refuse_unknown(name: str, known: Collection[str], field: str, where: str, section: str) -> NoReturn:
-    hint = did_you_mean(name, known) or f"; define it under {section}, or correct the name"
-    raise SpecError(f"there is no {quote(name)} among the {section}{hint}", where=f"{where}: {field}")
-
-
-def _refuse_cycle(jobs: Sequence[Job]) -> None:
-    members = cycle({job.id: job.depends_on for job in jobs})
-    if members is None:
-        return
-    names = [jobs[id_ - 1].name for id_ in members]
-    if len(names) > _CYCLE_SHOWN:
-        half = _CYCLE_SHOWN // 2
-        names = [*names[:half], f"... {len(names) - 2 * half} more ...", *names[-half:]]
-    raise SpecError(
-        f"jobs wait for each other in a circle: {' -> '.join(names)} (each depends on the next); "
-        "remove one of these dependencies",
-        where="jobs",
-    )
-
-
-def _numbers(names: Sequence[str], kind: str) -> dict[str, int]:
-    """The number, from 1, of each name; all are checked, and none may be there twice."""
-    numbers: dict[str, int] = {}
-    for number, name in enumerate(names, start=1):
-        first = numbers.setdefault(name, number)
-        if first != number:
-            raise SpecError(
-                f"{quote(name)} is the name of {kind} number {first} too; give each a name of its own",
-                where=f"{kind} number {number}: name",
-            )
-        check_name(name, f"{kind} number {number}: name")
-    return numbers
-
-
-def _place(kind: str, number: int, item: Any) -> str:
-    """By its name where it has one, else by its number."""
-    name = item.get("name") if isinstance(item, dict) else None
-    return f"{kind} {quote(name)}" if name and isinstance(name, str) else f"{kind} number {number}"
+def _stdio(record: WorkflowRecord) -> Stdio:
+    """What the file says, or what its `execution_config` does, as newer versions of Torc write it."""
+    inner = (record.execution_config or {}).get("stdio")
+    if record.stdio is None and inner is None:
+        return Stdio()
+    if record.stdio is not None and inner is not None:
+        raise SpecError("is given here and in execution_config; give one of them", where="stdio")
+    return read_stdio(inner if record.stdio is None else record.stdio, None if inner is None else "execution_config")
 
 
 def _check_shared(resources: Resources, priority: int) -> None:

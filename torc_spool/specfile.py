@@ -1,4 +1,4 @@
-"""The text of a specification, YAML or JSON, to plain values: dict, list, str, int, float, bool, None.
+"""The text of a specification, YAML, JSON or JSON5, to plain values: dict, list, str, int, float, bool, None.
 
 YAML is built from libyaml's events, without a tree of nodes between, with a stack of its own, because
 - a mapping that gives one key twice is a mistake (YAML loaders keep the last without a word);
@@ -29,6 +29,7 @@ from yaml.events import (
     StreamEndEvent,
 )
 
+from torc_spool import json5file
 from torc_spool.errors import SpecError
 
 MAX_BYTES = 2**30
@@ -94,14 +95,20 @@ def source_name(path: str) -> str:
 def read_document(text: str | bytes, source: str) -> Any:
     """The one value that the text holds; None for an empty file."""
     content = _utf8(text, source)
-    language = "YAML"
-    if source.endswith(".json") or content.lstrip()[:1] == b"{":
-        language = "JSON"
-        try:
-            return _read_json(content)
-        except (ValueError, RecursionError):
-            pass  # YAML reads it too, and says line and column of what is wrong
-    return _YamlReader(content, source, language).read()
+    if source.endswith(".json5"):
+        return json5file.read(content.decode(), source)
+    if not (source.endswith(".json") or content.lstrip()[:1] == b"{"):
+        return _YamlReader(content, source, "YAML").read()
+    try:
+        return _read_json(content)
+    except (ValueError, RecursionError):
+        pass  # YAML reads it too, and says line and column of what is wrong
+    try:
+        return _YamlReader(content, source, "JSON").read()
+    except SpecError:
+        if (value := json5file.read_if_it_is(content.decode(), source)) is not None:
+            return value
+        raise
 
 
 def _standard_input() -> BinaryIO:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torc_spool import fsops, naming, recovery, submission
 from torc_spool.errors import NotFound, UsageError
+from torc_spool.inputs import check_inputs
 from torc_spool.model import WorkflowSpec
 from torc_spool.store import Store
 from torc_spool.submission import Verbatim
@@ -91,10 +92,17 @@ class Spool:
         *,
         cwd: str | None = None,
         output_dir: str | None = None,
+        ignore_missing_data: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Publish a validated spec; returns its id once that is durable. Raises StorageError, UntrustedSpool."""
+        """Publish a validated spec; returns its id once that is durable.
+
+        Raises SpecError when an input file that no job produces is not there, unless that is to be ignored,
+        StorageError, UntrustedSpool.
+        """
         where = naming.storable(os.getcwd() if cwd is None else cwd)
+        if not ignore_missing_data:
+            check_inputs(spec.jobs, where)
         output = None if output_dir is None else naming.storable(os.path.join(where, output_dir))
         if output is not None:
             fsops.make_output_directory(output)

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
 
-from torc_spool import fsops, naming, processes
+from torc_spool import fsops, naming, processes, sortkeys
 from torc_spool.actor import identity, new_name, user_name
 from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
 from torc_spool.layout import FIXED_DIRECTORIES, Layout
-from torc_spool.model import Job, RunnerRecord, Workflow, WorkflowSpec
+from torc_spool.model import Job, RunnerRecord, UserData, Workflow, WorkflowSpec
 from torc_spool.recovery import Here, evidence
 from torc_spool.store import encode
+from torc_spool.userdata import Datum, with_user_data
 
 IDS, STAGING, TRASH = ".ids", ".staging", ".trash"
 _ID_TRIES = 10_000
@@ -29,6 +30,7 @@ class Verbatim(msgspec.Struct, frozen=True):
 
     data: bytes
     name: str = "spec.yaml"
+    source: str | None = None  # what messages call it
 
 
 def prepare_root(spool: str, *, shared: bool) -> None:
@@ -66,12 +68,12 @@ def publish(
     try:
         fsops.create(f"{staging}/owner.json", encode(identity(name, kind="submit")))
         root = f"{staging}/workflow"
-        _write(root, spec, verbatim, shared=shared, progress=progress)
         workflow_id = reserve_id(spool, mode)
+        target = f"{spool}/{naming.workflow_directory(workflow_id, spec.name)}"
+        _write(root, target, spec, verbatim, shared=shared, progress=progress)
         workflow = _workflow(workflow_id, spec, cwd=cwd, output_dir=output_dir, shared=shared)
         fsops.create(Layout(root).workflow_file, encode(workflow), 0o666 if shared else 0o644)
         fsops.sync_filesystem(root)
-        target = f"{spool}/{naming.workflow_directory(workflow_id, spec.name)}"
         if not fsops.rename_directory(root, target):
             raise StorageError("publish", target, None)
         try:
@@ -85,7 +87,7 @@ def publish(
 
 
 def reserve_id(spool: str, mode: int = 0o755) -> int:
-    """An id that was never used: whoever makes its directory has it (s4). Ids are never removed."""
+    """An id that was never used: whoever makes its directory has it (s3). Ids are never removed."""
     used = (int(name) for name in fsops.names(f"{spool}/{IDS}") if name.isdecimal())
     published = (found[0] for name in fsops.names(spool) if (found := naming.parse_workflow(name)))
     first = 1 + max([0, *used, *published])
@@ -124,6 +126,7 @@ def _workflow(workflow_id: int, spec: WorkflowSpec, *, cwd: str, output_dir: str
 
 def _write(
     root: str,
+    target: str,
     spec: WorkflowSpec,
     verbatim: Verbatim,
     *,
@@ -135,6 +138,10 @@ def _write(
     for part in FIXED_DIRECTORIES:
         fsops.make_directory(f"{root}/{part}", directory_mode)
     layout = Layout(root)
+    files = naming.user_data_files(datum.name for datum in spec.user_data)
+    paths = {name: Layout(target).user_datum(file) for name, file in files.items()}
+    if files:
+        _write_user_data(layout, spec.user_data, files, directory_mode, file_mode)
     for scheduler in spec.schedulers:
         fsops.make_directory(layout.ready_for(scheduler["name"]), directory_mode)
     fsops.create(layout.lock, b"", file_mode)
@@ -143,7 +150,7 @@ def _write(
     try:
         lines = bytearray()
         for count, job in enumerate(spec.jobs, 1):
-            lines += _write_job(layout, job, file_mode)
+            lines += _write_job(layout, with_user_data(job, paths), spec.jobs_sort_method, file_mode)
             if len(lines) > 1 << 20 or count == len(spec.jobs):
                 fsops.write_all(record, bytes(lines), layout.jobs_file)
                 lines.clear()
@@ -153,8 +160,29 @@ def _write(
         fsops.close(record, layout.jobs_file)
 
 
-def _write_job(layout: Layout, job: Job, mode: int) -> bytes:
-    name = naming.job_name(priority=job.priority, job=job.id, needs=job.resources.needs, name=job.name)
+def _write_user_data(
+    layout: Layout, user_data: Sequence[UserData], files: Mapping[str, str], directory_mode: int, file_mode: int
+) -> None:
+    fsops.make_directory(layout.user_data, directory_mode)
+    lines = bytearray()
+    for datum in user_data:
+        file = files[datum.name]
+        fsops.create(layout.user_datum(file), encode(datum.data), file_mode)
+        lines += encode(
+            Datum(
+                name=datum.name,
+                file=file,
+                data=msgspec.Raw(encode(datum.data).strip()),
+                is_ephemeral=datum.is_ephemeral,
+            )
+        )
+    fsops.create(layout.user_data_file, bytes(lines), file_mode)
+
+
+def _write_job(layout: Layout, job: Job, sort_method: str | None, mode: int) -> bytes:
+    needs = job.resources.needs
+    key = sortkeys.key(sort_method, needs)
+    name = naming.job_name(priority=job.priority, job=job.id, needs=needs, name=job.name, key=key)
     directory = layout.blocked if job.depends_on else layout.ready_for(job.scheduler)
     line = encode(job)
     # `attempts` stands in every job's file, so that a reader in any language finds a list there

@@ -1,0 +1,291 @@
+"""Who waits for whom, by names, by files and by user data: pure, on records whose parameters have been expanded.
+
+A file is known by its path: of two names with one path, one is as good as the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import posixpath
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from torc_spool.complaints import quote, refuse_unknown
+from torc_spool.errors import SpecError
+from torc_spool.graph import cycle
+from torc_spool.matching import Names
+from torc_spool.model import Job
+from torc_spool.specrecords import JobRecord
+
+_CYCLE_SHOWN = 20
+_REFERENCE = re.compile(r"\$\{(files|user_data)\.(input|output)\.([^}]*)\}")
+_BEGINNING = re.compile(r"\$\{(?:files|user_data)\.")
+
+
+class Flow(NamedTuple):
+    """What a job waits for, reads and writes."""
+
+    depends_on: tuple[int, ...] = ()
+    input_files: tuple[str, ...] = ()  # paths as given, each once
+    output_files: tuple[str, ...] = ()
+    input_user_data: tuple[str, ...] = ()  # names
+    output_user_data: tuple[str, ...] = ()
+
+
+_NOTHING = Flow()
+
+
+class _Ends(NamedTuple):
+    """The names of one kind that a job reads and writes."""
+
+    inputs: dict[str, str]  # and the field that says so
+    outputs: dict[str, str]
+
+
+class Dataflow:
+    """Joins jobs, by their ids from 1 on, to each other. `files` are paths by name."""
+
+    def __init__(self, jobs: Sequence[JobRecord], files: Mapping[str, str], user_data: Collection[str]) -> None:
+        self._jobs = jobs
+        self._ids = {job.name: number for number, job in enumerate(jobs, start=1)}
+        self._paths = files
+        self._job_names = Names(self._ids, "jobs")
+        self._files = Names(files, "files")
+        self._user_data = Names(user_data, "user_data")
+        self._keys = {name: posixpath.normpath(path) for name, path in files.items()}
+
+    def flows(self) -> list[Flow]:
+        """Of each job. Raises SpecError for an unknown name, two producers, a circle."""
+        files: list[_Ends | None] = [None] * len(self._jobs)
+        data: list[_Ends | None] = [None] * len(self._jobs)
+        for index, job in enumerate(self._jobs):
+            files[index] = self._ends_of_files(job)
+            data[index] = self._ends_of_user_data(job)
+        file_makers = self._makers(files, self._keys, "file")
+        data_makers = self._makers(data, None, "user data")
+        flows = []
+        for index, job in enumerate(self._jobs):
+            waits = self._explicit(index + 1, job)
+            of_files, of_data = files[index], data[index]
+            if of_files is not None:
+                _wait_for_makers(waits, (self._keys[name] for name in of_files.inputs), file_makers)
+            if of_data is not None:
+                _wait_for_makers(waits, of_data.inputs, data_makers)
+            flows.append(self._flow(waits, of_files, of_data))
+        self._refuse_cycle([flow.depends_on for flow in flows], files, data)
+        return flows
+
+    def _flow(self, waits: dict[int, None], files: _Ends | None, data: _Ends | None) -> Flow:
+        if not waits and files is None and data is None:
+            return _NOTHING
+        return Flow(
+            depends_on=tuple(waits),
+            input_files=self._paths_of(files.inputs) if files else (),
+            output_files=self._paths_of(files.outputs) if files else (),
+            input_user_data=tuple(data.inputs) if data else (),
+            output_user_data=tuple(data.outputs) if data else (),
+        )
+
+    def _paths_of(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple({self._keys[name]: self._paths[name] for name in names}.values())
+
+    # -- by names -------------------------------------------------------------------------------------------
+
+    def _explicit(self, id_: int, job: JobRecord) -> dict[int, None]:
+        """Ids in the order given, each once."""
+        waits: dict[int, None] = {}
+        for name in job.depends_on:
+            other = self._ids.get(name)
+            if other is None:
+                refuse_unknown(name, self._ids, f"job {quote(job.name)}: depends_on", "jobs")
+            if other == id_:
+                raise SpecError(
+                    "it depends on itself; remove it from its own list", where=f"job {quote(job.name)}: depends_on"
+                )
+            waits[other] = None
+        for pattern in job.depends_on_regexes:
+            where = f"job {quote(job.name)}: depends_on_regexes"
+            found = self._job_names.found(pattern, where)
+            if found == [job.name]:
+                raise SpecError(f"{quote(pattern)} is found in no other job's name; correct or remove it", where=where)
+            waits.update((self._ids[name], None) for name in found if name != job.name)
+        return waits
+
+    # -- by files and user data -----------------------------------------------------------------------------
+
+    def _ends_of_files(self, job: JobRecord) -> _Ends | None:
+        return _ends(
+            job,
+            self._files,
+            ("input_files", job.input_files, "input_file_regexes", job.input_file_regexes),
+            ("output_files", job.output_files, "output_file_regexes", job.output_file_regexes),
+            self._keys,
+        )
+
+    def _ends_of_user_data(self, job: JobRecord) -> _Ends | None:
+        return _ends(
+            job,
+            self._user_data,
+            ("input_user_data", job.input_user_data, "input_user_data_regexes", job.input_user_data_regexes),
+            ("output_user_data", job.output_user_data, "output_user_data_regexes", job.output_user_data_regexes),
+            None,
+        )
+
+    def _makers(self, ends: Sequence[_Ends | None], keys: Mapping[str, str] | None, kind: str) -> dict[str, int]:
+        """The job that writes each file, by path, or each user data, by name."""
+        makers: dict[str, tuple[int, str]] = {}
+        for number, one in enumerate(ends, start=1):
+            for name, field in one.outputs.items() if one else ():
+                key = _key(name, keys)
+                other, other_name = makers.setdefault(key, (number, name))
+                if other == number:
+                    continue
+                maker = self._jobs[other - 1].name
+                path = f" (as {quote(other_name)}, path {quote(key)})" if other_name != name else ""
+                raise SpecError(
+                    f"{kind} {quote(name)} is an output of job {quote(maker)} too{path}; one job alone may produce it",
+                    where=f"job {quote(self._jobs[number - 1].name)}: {field}",
+                )
+        return {key: number for key, (number, _) in makers.items()}
+
+    # -- circles --------------------------------------------------------------------------------------------
+
+    def _refuse_cycle(
+        self, waits: Sequence[tuple[int, ...]], files: Sequence[_Ends | None], data: Sequence[_Ends | None]
+    ) -> None:
+        members = cycle(dict(enumerate(waits, start=1)))
+        if members is None:
+            return
+        names = [self._jobs[id_ - 1].name for id_ in members]
+        if len(names) > _CYCLE_SHOWN:
+            half = _CYCLE_SHOWN // 2
+            names = [*names[:half], f"... {len(names) - 2 * half} more ...", *names[-half:]]
+        through = next(
+            (said for one, other in itertools.pairwise(members) if (said := self._through(one, other, files, data))),
+            "",
+        )
+        raise SpecError(
+            f"jobs wait for each other in a circle: {' -> '.join(names)} (each depends on the next){through}; "
+            "remove one of these dependencies",
+            where="jobs",
+        )
+
+    def _through(self, one: int, other: int, files: Sequence[_Ends | None], data: Sequence[_Ends | None]) -> str:
+        """By which file or user data one job waits for another, where it is by one."""
+        for kind, ends, keys in (("file", files, self._keys), ("user data", data, None)):
+            reader, writer = ends[one - 1], ends[other - 1]
+            if reader is None or writer is None:
+                continue
+            made = _keys(writer.outputs, keys)
+            for name, field in reader.inputs.items():
+                if _key(name, keys) in made:
+                    return (
+                        f", {self._jobs[one - 1].name} because its {field} has the {kind} {quote(name)}, "
+                        f"an output of {self._jobs[other - 1].name}"
+                    )
+        return ""
+
+
+_Side = tuple[str, Sequence[str], str, Sequence[str]]  # the field of names and its value, that of regexes and its
+
+
+def _ends(job: JobRecord, known: Names, reads: _Side, writes: _Side, keys: Mapping[str, str] | None) -> _Ends | None:
+    """What a job reads and writes of one kind, by lists, by its texts and by regexes; None for nothing."""
+    section = known.section
+    references = [found for found in _references(job) if found[1] == section]
+    if not (references or reads[1] or reads[3] or writes[1] or writes[3]):
+        return None
+    said: dict[str, dict[str, str]] = {}
+    for end, (field, names, _, _) in (("input", reads), ("output", writes)):
+        said[end] = dict.fromkeys(names, field)
+        for text_field, _, role, name in references:
+            if role == end:
+                said[end].setdefault(name, text_field)
+        for name, at in said[end].items():
+            if name not in known:
+                refuse_unknown(name, known.names, f"job {quote(job.name)}: {at}", section)
+    inputs, outputs = said["input"], said["output"]
+    _add_found(job, known, outputs, writes, _keys(inputs, keys), keys)
+    made = _keys(outputs, keys)
+    both = next((name for name in inputs if _key(name, keys) in made), None)
+    if both is not None:
+        kind = "file" if section == "files" else "user data"
+        raise SpecError(
+            f"the {kind} {quote(both)} is both input and output of this job; it cannot wait for itself",
+            where=f"job {quote(job.name)}: {inputs[both]}",
+        )
+    _add_found(job, known, inputs, reads, made, keys)
+    return _Ends(inputs, outputs)
+
+
+def _key(name: str, keys: Mapping[str, str] | None) -> str:
+    return name if keys is None else keys[name]
+
+
+def _keys(names: Iterable[str], keys: Mapping[str, str] | None) -> set[str]:
+    return {_key(name, keys) for name in names}
+
+
+def _add_found(
+    job: JobRecord,
+    known: Names,
+    said: dict[str, str],
+    side: _Side,
+    other: Collection[str],
+    keys: Mapping[str, str] | None,
+) -> None:
+    """Add what the regexes of one end find, less what is at the job's other end."""
+    for pattern in side[3]:
+        where = f"job {quote(job.name)}: {side[2]}"
+        fresh = [name for name in known.found(pattern, where) if _key(name, keys) not in other]
+        if not fresh:
+            raise SpecError(
+                f"{quote(pattern)} is found in nothing but what is at this job's other end; correct or remove it",
+                where=where,
+            )
+        for name in fresh:
+            said.setdefault(name, side[2])
+
+
+def _references(job: JobRecord) -> Iterator[tuple[str, str, str, str]]:
+    """(field, section, role, name) of each `${files.input.NAME}` and the like."""
+    for field, text in (("command", job.command), ("invocation_script", job.invocation_script)):
+        if text is None or "${" not in text:
+            continue
+        found = _REFERENCE.findall(text)
+        yield from ((field, *each) for each in found)
+        if len(found) < len(_BEGINNING.findall(text)):
+            raise SpecError(
+                "holds a reference that cannot be understood; write ${files.input.NAME}, ${files.output.NAME}, "
+                "${user_data.input.NAME} or ${user_data.output.NAME}",
+                where=f"job {quote(job.name)}: {field}",
+            )
+
+
+def _wait_for_makers(waits: dict[int, None], wanted: Iterable[str], makers: Mapping[str, int]) -> None:
+    for key in wanted:
+        maker = makers.get(key)
+        if maker is not None:
+            waits[maker] = None
+
+
+def with_paths(text: str, section: str, paths: Mapping[str, str]) -> str:
+    """A command with the paths in place of its references to files, or to user data."""
+    if "${" not in text:
+        return text
+    return _REFERENCE.sub(
+        lambda match: paths[match[3]] if match[1] == section and match[3] in paths else match[0], text
+    )
+
+
+def unproduced(jobs: Iterable[Job]) -> dict[str, str]:
+    """The paths that jobs read and none writes, in the order of the jobs; of each, the first job that reads it."""
+    jobs = list(jobs)
+    made = {posixpath.normpath(path) for job in jobs for path in job.output_files}
+    wanted: dict[str, str] = {}
+    for job in jobs:
+        for path in job.input_files:
+            if posixpath.normpath(path) not in made:
+                wanted.setdefault(path, job.name)
+    return wanted

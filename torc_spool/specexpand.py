@@ -1,0 +1,176 @@
+"""What has parameters becomes as many as their values make; what then bears one name, and is alike, is one.
+
+Only the lists of dependencies and files may differ among those that become one: it has all of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from torc_spool.complaints import check_name, join_where, listed, place, quote, refuse_unknown
+from torc_spool.errors import SpecError
+from torc_spool.specrecords import Parameterised
+
+R = TypeVar("R", bound=Parameterised)
+
+UNITED = (
+    "depends_on",
+    "depends_on_regexes",
+    "input_files",
+    "input_file_regexes",
+    "output_files",
+    "output_file_regexes",
+    "input_user_data",
+    "input_user_data_regexes",
+    "output_user_data",
+    "output_user_data_regexes",
+)
+_OWN = ("parameters", "parameter_mode", "use_parameters")
+
+
+class _Field(NamedTuple):
+    """A field that is not the same for all values."""
+
+    name: str
+    render: Callable[[Mapping[str, Any]], Any]
+
+
+class _United:
+    """Several records that bear one name."""
+
+    __slots__ = ("lists", "record")
+
+    def __init__(self, record: Parameterised) -> None:
+        self.record = record
+        self.lists: dict[str, dict[str, None]] = {}
+
+    def add(self, record: Parameterised, fields: Sequence[_Field]) -> str | None:
+        """Unite the lists; returns the name of a field that must not differ and does."""
+        for name, _ in fields:
+            value, own = getattr(record, name), getattr(self.record, name)
+            if name in UNITED:
+                union = self.lists.get(name)
+                if union is None:
+                    union = self.lists[name] = dict.fromkeys(own)
+                union.update(dict.fromkeys(value))
+            elif value != own:
+                return name
+        return None
+
+
+def expand(records: Sequence[R], shared: Mapping[str, Any], kind: str) -> list[R]:
+    """All that the records stand for, in their order. Raises SpecError; `kind` is what messages call one."""
+    made: dict[str, R] = {}
+    numbers: dict[str, int] = {}
+    for number, record in enumerate(records, start=1):
+        for one in _of_one(record, shared, kind, number):
+            first = numbers.setdefault(one.name, number)
+            if first != number:
+                raise SpecError(
+                    f"{quote(one.name)} is the name of {kind} number {first} too; give each a name of its own",
+                    where=f"{kind} number {number}: name",
+                )
+            check_name(one.name, f"{kind} number {number}: name")
+            made[one.name] = one
+    return list(made.values())
+
+
+def _of_one(record: R, shared: Mapping[str, Any], kind: str, number: int) -> Sequence[R]:
+    if not record.parameters and not record.use_parameters:
+        return (record,)
+    from torc_spool.parameters import expansions
+
+    where = place(kind, number, {"name": record.name})
+    try:
+        combinations = expansions(_parameters(record, shared, where), record.parameter_mode)
+    except SpecError as error:
+        raise SpecError(error.message, where=join_where(where, "parameters", error.where)) from error
+    fields = _varying(record, frozenset(combinations[0]) if combinations else frozenset(), where)
+    made: dict[str, R] = {}
+    united: dict[str, _United] = {}
+    for values in combinations:
+        one = msgspec.structs.replace(record, **_rendered(fields, values, where))
+        first = made.setdefault(one.name, one)
+        if first is one:
+            continue
+        group = united.get(one.name)
+        if group is None:
+            group = united[one.name] = _United(first)
+        differs = group.add(one, fields)
+        if differs is not None:
+            raise _differing(one.name, kind, differs, sorted(values))
+    for name, group in united.items():
+        lists = {field: list(union) for field, union in group.lists.items()}
+        made[name] = msgspec.structs.replace(made[name], **lists)
+    return list(made.values())
+
+
+def _parameters(record: Parameterised, shared: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Those that it uses of the workflow's, and its own, which win."""
+    for name in record.use_parameters:
+        if name not in shared and name not in record.parameters:
+            refuse_unknown(name, shared, join_where(where, "use_parameters"), "parameters")
+    return {name: shared[name] for name in record.use_parameters if name in shared} | record.parameters
+
+
+def _varying(record: Parameterised, names: frozenset[str], where: str) -> list[_Field]:
+    found = []
+    for field in record.__struct_fields__:
+        if field in _OWN:
+            continue
+        try:
+            render = _renderer(getattr(record, field), names)
+        except SpecError as error:
+            raise SpecError(error.message, where=join_where(where, field, error.where)) from error
+        if render is not None:
+            found.append(_Field(field, render))
+    return found
+
+
+def _renderer(value: Any, names: frozenset[str]) -> Callable[[Mapping[str, Any]], Any] | None:
+    """How a value is made for each combination; None where it is the same for all."""
+    from torc_spool.parameters import compile_template, substitute_data
+
+    if isinstance(value, str):
+        template = compile_template(value, names)
+        return template.render if template.uses else None
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        templates = [compile_template(item, names) for item in value]
+        if not any(template.uses for template in templates):
+            return None
+        return lambda values: [template.render(values) for template in templates]
+    if isinstance(value, list | dict) and _mentions(value, names):
+        return lambda values: substitute_data(value, values)
+    return None
+
+
+def _mentions(value: Any, names: frozenset[str]) -> bool:
+    """Whether there is a template in it somewhere."""
+    from torc_spool.parameters import compile_template
+
+    if isinstance(value, str):
+        return bool(compile_template(value, names).uses)
+    if isinstance(value, dict):
+        return any(_mentions(key, names) or _mentions(item, names) for key, item in value.items())
+    return isinstance(value, list) and any(_mentions(item, names) for item in value)
+
+
+def _rendered(fields: Sequence[_Field], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    rendered = {}
+    for name, render in fields:
+        try:
+            rendered[name] = render(values)
+        except SpecError as error:
+            raise SpecError(error.message, where=join_where(where, name, error.where)) from error
+    return rendered
+
+
+def _differing(name: str, kind: str, field: str, parameters: Sequence[str]) -> SpecError:
+    return SpecError(
+        f"the values of {listed(parameters)} make several of this name, whose {field} is not the same; "
+        f"use all parameters that make a difference in the name too",
+        where=f"{kind} {quote(name)}: {field}",
+    )

@@ -1,0 +1,66 @@
+"""What a specification says and this program does not act on: one note for each field, for whoever submits it.
+
+A field that is acted on from now on loses its line here, and its row in docs/spec.md's "Read but not acted on".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torc_spool.model import Action, Job, UserData
+from torc_spool.specrecords import WorkflowRecord
+
+KEPT = {  # fields of the file that go into the workflow's settings as they are given
+    "execution_config": "only its stdio is used",
+    "resource_monitor": "runners record each attempt's time, cpu time and peak memory, and nothing more",
+    "use_pending_failed": "a job that fails has failed; retry runs it again",
+    "compute_node_expiration_buffer_seconds": "a runner ends its jobs at its own --time-limit or allocation's end",
+    "compute_node_wait_for_new_jobs_seconds": "give run --wait-for-new-jobs",
+    "compute_node_min_time_for_new_jobs_seconds": "a job is claimed when its runtime fits in the time left",
+    "compute_node_ignore_workflow_completion": "give run --wait-for-new-jobs",
+    "compute_node_wait_for_healthy_database_minutes": "there is no database to wait for",
+    "enable_ro_crate": "no provenance file is written",
+    "access_groups": "who may do what is for the permissions of the spool's directory to say",
+}
+_OF_JOBS = {
+    "supports_termination": "every job that has to end gets SIGTERM and then its grace, whatever this says",
+    "termination_signal": "every job that has to end gets SIGTERM and then its grace",
+}
+
+
+def kept(record: WorkflowRecord) -> dict[str, Any]:
+    """The settings: what is stored with the workflow as it is given."""
+    return {field: value for field in KEPT if (value := getattr(record, field)) is not None}
+
+
+def notes(
+    record: WorkflowRecord,
+    jobs: Sequence[Job],
+    user_data: Iterable[UserData],
+    actions: Iterable[Action],
+) -> tuple[str, ...]:
+    """One for each field that is given, in the order of the records' fields."""
+    said = [
+        f"{field}: {why}"
+        for field, why in KEPT.items()
+        if getattr(record, field) is not None and not _is_stdio_alone(field, record)
+    ]
+    said += _of_jobs(record.jobs)
+    if any(datum.is_ephemeral for datum in user_data):
+        said.append("is_ephemeral: all user data stays until the workflow is deleted")
+    if any(name.startswith("TORC_") for env in (record.env, *(job.env for job in jobs)) for name in env):
+        said.append("env: of the variables that begin with TORC_, those that the runner sets keep its values")
+    if any(len(item) > ("name" in item) for item in record.slurm_schedulers) or record.slurm_defaults:
+        said.append("slurm_schedulers, slurm_defaults: kept as given; allocations are not made from them yet")
+    if any(action.kind == "schedule_nodes" for action in actions):
+        said.append("actions: schedule_nodes is not performed yet")
+    return tuple(said)
+
+
+def _is_stdio_alone(field: str, record: WorkflowRecord) -> bool:
+    return field == "execution_config" and set(record.execution_config or ()) <= {"stdio"}
+
+
+def _of_jobs(items: Sequence[dict[str, Any]]) -> list[str]:
+    return [f"{field}: {why}" for field, why in _OF_JOBS.items() if any(item.get(field) is not None for item in items)]
