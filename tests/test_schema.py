@@ -16,7 +16,8 @@ from cliutil import Lab
 
 from torc_spool import specrecords, specschema
 from torc_spool.errors import SpecError
-from torc_spool.specrecords import SpecRecord, read_record
+from torc_spool.specread import read_record
+from torc_spool.specrecords import SpecRecord
 from torc_spool.specschema import ITEMS, OPEN
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +60,15 @@ def test_examples_are_valid(path: Path) -> None:
     FILE.validate(yaml.safe_load(path.read_text()))
 
 
-REQUIRED: dict[str, Any] = {"name": "a", "command": "true", "jobs": []}
+REQUIRED: dict[str, Any] = {
+    "name": "a",
+    "command": "true",
+    "path": "a",
+    "jobs": [],
+    "rules": [],
+    "trigger_type": "on_workflow_start",
+    "action_type": "run_commands",
+}
 VALUES: list[Any] = [
     *(None, True, False),
     *(-1, 0, 1, 2, 255, 256, 10**6, 10**6 + 1, 10**30),

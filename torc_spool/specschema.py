@@ -10,16 +10,35 @@ from typing import Any
 
 import msgspec
 
-from torc_spool.specrecords import JobRecord, RequirementRecord, SchedulerRecord, SpecRecord, WorkflowRecord
+from torc_spool.specrecords import (
+    ActionRecord,
+    FileRecord,
+    HandlerRecord,
+    JobRecord,
+    RequirementRecord,
+    RuleRecord,
+    SchedulerRecord,
+    SpecRecord,
+    StdioRecord,
+    UserDataRecord,
+    WorkflowRecord,
+)
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 ITEMS: dict[type[SpecRecord], dict[str, type[SpecRecord]]] = {  # of fields that are read item by item, or as a record
     WorkflowRecord: {
         "jobs": JobRecord,
+        "files": FileRecord,
+        "user_data": UserDataRecord,
         "resource_requirements": RequirementRecord,
+        "failure_handlers": HandlerRecord,
         "slurm_schedulers": SchedulerRecord,
+        "actions": ActionRecord,
+        "stdio": StdioRecord,
     },
+    JobRecord: {"stdio": StdioRecord},
+    HandlerRecord: {"rules": RuleRecord},
 }
 OPEN = frozenset({SchedulerRecord})  # records whose other fields are kept as they are given
 
