@@ -86,9 +86,11 @@ def _show_dot(subject: _Subject, every_job: bool) -> None:
 
 def _text(subject: _Subject) -> Iterator[str]:
     found = subject.plan
-    widest = found.widest
     what = f"workflow {subject.name}" if subject.id is None else f"workflow {subject.id} {subject.name}"
     yield f"{what}: {_count(found.num_jobs, 'job')} in {_count(len(found.stages), 'stage')}"
+    if not found.stages:
+        return
+    widest = found.widest
     yield f"widest: stage {widest.number} with {_count(len(widest.jobs), 'job')}"
     yield f"critical path: {format_duration(found.critical_s)}{_unstated(found.critical_path)}: {_path(found)}"
     everything = [job for stage in found.stages for job in stage.jobs]

@@ -393,3 +393,11 @@ def test_a_circle_in_a_workflow_s_record_is_said_to_be_damage(lab: Lab) -> None:
     rows[0]["depends_on"] = [2]
     record.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     assert "jobs.jsonl: 2 jobs wait for each other in a circle" in lab.torc("execution-plan", 1, code=2).sentence()
+
+
+def test_a_workflow_whose_record_holds_no_job_has_no_stages(lab: Lab) -> None:
+    lab.submit("true")
+    (lab.root() / "jobs.jsonl").write_text("")
+    assert lab.torc("execution-plan", 1).stdout == "workflow 1 flow: 0 jobs in 0 stages\n"
+    assert lab.torc("-f", "json", "execution-plan", 1).json["widest_stage"] is None
+    assert read_dot(lab.torc("execution-plan", 1, "--dot").stdout) == ({}, {})
