@@ -178,6 +178,21 @@ def check_named(spool: Spool, workflow_id: int, text: str) -> None:
     raise NotFound(f"{text!r} is no workflow's directory in {spool.path}; see torc-spool workflows list")
 
 
+def workflow_or_spec(spool: Spool, text: str) -> int | None:
+    """The workflow that is named by its id or its directory; None: this names a spec. Raises SpecError, NotFound."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    if text == "-" or (os.path.lexists(text) and not os.path.isdir(text)):
+        return None
+    workflow_id = workflow_directory(text)
+    if workflow_id is not None:
+        check_named(spool, workflow_id, text)
+    elif not os.path.isdir(text):
+        why = "there is no such file, and it is not a workflow's id; see torc-spool workflows list"
+        raise SpecError(why, source=clean(text))
+    return workflow_id
+
+
 def unsuccessful(spool: Spool, workflow_id: int, jobs: dict[str, int]) -> str:
     """What to say of a finished workflow whose jobs did not all complete; `jobs` are counts by state."""
     counts = ", ".join(f"{jobs[each]} {each}" for each in ("failed", "canceled", "terminated") if jobs[each])

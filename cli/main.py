@@ -19,6 +19,8 @@ COMMANDS = {
     "submit": ("submit", "submit"),
     "run": ("run", "run"),
     "preview": ("run", "preview"),
+    "execution-plan": ("plan", "execution_plan"),
+    "schema": ("schema", "schema"),
     "status": ("show", "status"),
     "workflows": ("show", "workflows"),
     "jobs": ("show", "jobs"),

@@ -13,7 +13,7 @@ import click
 
 from torc_spool import capacity
 from torc_spool.capacity import Capacity
-from torc_spool.errors import EXIT_JOBS_FAILED, SpecError, TorcSpoolError, UsageError
+from torc_spool.errors import EXIT_JOBS_FAILED, TorcSpoolError, UsageError
 from torc_spool.runner import Options, Result, Runner
 from torc_spool.select import Free, Offer
 from torc_spool.served import serve_directories
@@ -25,14 +25,13 @@ from .common import (
     CommonCommand,
     Seconds,
     State,
-    check_named,
     clean,
     ignore_missing_data,
     read_option,
     say,
     show_json,
     unsuccessful,
-    workflow_directory,
+    workflow_or_spec,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -146,12 +145,8 @@ def run(
         wait_for_new_jobs_s=wait_for_new_jobs,
     )
     spool = state.spool()
-    workflow_id = None
-    if spec_or_id is not None and spec_or_id.isascii() and spec_or_id.isdigit():
-        workflow_id = int(spec_or_id)
-    elif spec_or_id is not None and _is_workflow(spool, spec_or_id):
-        workflow_id = workflow_directory(spec_or_id)
-    elif spec_or_id is not None:
+    workflow_id = None if spec_or_id is None else workflow_or_spec(spool, spec_or_id)
+    if spec_or_id is not None and workflow_id is None:
         from .submit import publish, read_spec  # reading specs is not what most runners are started for
 
         parsed, verbatim = read_spec(spec_or_id)
@@ -165,19 +160,6 @@ def run(
     if workflow_id is not None and result.exit_code == EXIT_JOBS_FAILED and not state.json:
         _tell_retry(spool, workflow_id)
     return result.exit_code
-
-
-def _is_workflow(spool: Spool, spec_or_id: str) -> bool:
-    """Whether this names a workflow's directory, and no file. Raises SpecError for what is neither."""
-    if spec_or_id == "-" or (os.path.lexists(spec_or_id) and not os.path.isdir(spec_or_id)):
-        return False
-    workflow_id = workflow_directory(spec_or_id)
-    if workflow_id is not None:
-        check_named(spool, workflow_id, spec_or_id)
-    elif not os.path.isdir(spec_or_id):
-        why = "there is no such file, and it is not a workflow's id; see torc-spool workflows list"
-        raise SpecError(why, source=clean(spec_or_id))
-    return workflow_id is not None
 
 
 def _tell_retry(spool: Spool, workflow_id: int) -> None:

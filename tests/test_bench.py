@@ -188,6 +188,16 @@ def test_packing(tmp_path: Path) -> None:
     assert makespan > 0
 
 
+@pytest.mark.slow
+def test_patterns(tmp_path: Path) -> None:
+    found = values(measured(tmp_path, "h"))
+    for case in ("three stages with barriers, 26 jobs: ", "product with one before, 801 jobs: ", "fan-in, 9 jobs: "):
+        for what in ("parse", "publish", "peak memory"):
+            assert found[f"{case}{what} / without dependencies"] >= 0
+        for what, jobs in (("parse", int(case.split()[-2])), ("publish", int(case.split()[-2]))):
+            assert found[f"{case}{what}, a job"] == pytest.approx(found[f"{case}{what}"] / jobs * 1e6)
+
+
 def test_bad_words_are_refused(tmp_path: Path) -> None:
     for words in (["z"], ["--runs", "0"], ["--jobs", "1"]):
         done = run(tmp_path, *words)

@@ -199,6 +199,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     calls = {
         "submit": "submit spec.json",
         "preview": "preview 1 --num-cpus 2",
+        "execution-plan": "execution-plan 1",
         "hold": "hold 1 bound",
         "run": "run 1",
         "status": "status 1",
@@ -211,13 +212,28 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         "delete": "delete 1",
     }
     found = {name: lab.torc("-f", "json", *words.split(), code=None).json for name, words in calls.items()}
+    found["stages"] = found["execution-plan"]["stages"]
     yield {**found, "runners": found["status"]["runners"], "attempts": found["jobs show"]["attempts"]}
     lab.close()
 
 
 @pytest.mark.parametrize(
     "command",
-    ["submit", "run", "preview", "status", "runners", "jobs list", "attempts", "recover", "logs", "hold", "delete"],
+    [
+        "submit",
+        "run",
+        "preview",
+        "execution-plan",
+        "stages",
+        "status",
+        "runners",
+        "jobs list",
+        "attempts",
+        "recover",
+        "logs",
+        "hold",
+        "delete",
+    ],
 )
 def test_json_fields_are_documented(outputs: dict[str, Any], command: str) -> None:
     rows = outputs[command] if isinstance(outputs[command], list) else [outputs[command]]

@@ -62,6 +62,13 @@ def parse_duration(text: str) -> int:
     return _runtime_in_range(math.ceil(seconds), _quoted(text))
 
 
+def format_duration(seconds: int) -> str:
+    """The ISO 8601 duration in hours, minutes and seconds: what `parse_duration` reads, and ``PT0S`` for none."""
+    hours, minutes = divmod(seconds // 60, 60)
+    parts = [f"{value}{unit}" for value, unit in ((hours, "H"), (minutes, "M"), (seconds % 60, "S")) if value]
+    return f"PT{''.join(parts) or '0S'}"
+
+
 def _exact(number: str | None) -> Fraction:
     return Fraction((number or "0").replace(",", "."))
 

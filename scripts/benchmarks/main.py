@@ -19,6 +19,7 @@ import harness
 import idle
 import latency
 import packing
+import patterns
 import submits
 import throughput
 from harness import BenchError, Context, Report
@@ -31,9 +32,10 @@ PARTS: dict[str, tuple[str, Callable[[Context], Report]]] = {
     "e": (idle.TITLE, idle.measure),
     "f": (latency.TITLE, latency.measure),
     "g": (packing.TITLE, packing.measure),
+    "h": (patterns.TITLE, patterns.measure),
 }
 _TIMES = (
-    "A full run takes about half an hour on two cores, half of it part a with 10,000 jobs, and has some\n"
+    "A full run takes about forty minutes on two cores, a third of it part a with 10,000 jobs, and has some\n"
     "two million small files in its directory when it ends, which are then removed; --quick takes about three minutes."
 )
 
@@ -82,7 +84,7 @@ def _options() -> argparse.Namespace:
         description=f"Measure torc-spool beside its peers, interleaved.\n\nparts:\n{listed}\n\n{_TIMES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="which parts, a to g; default: all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="which parts, a to h; default: all")
     parser.add_argument("--quick", action="store_true", help="small sizes and short times: for a look")
     parser.add_argument("--runs", type=int, metavar="N", help="interleaved runs; default: 5, with --quick 3")
     parser.add_argument("--dir", metavar="DIR", help="where to work, in a directory of its own; default: TMPDIR")
@@ -91,7 +93,7 @@ def _options() -> argparse.Namespace:
         "--jobs",
         type=_sizes,
         metavar="N[,N...]",
-        help="so many jobs in parts a to d and g, in place of their own sizes",
+        help="so many jobs in parts a to d, g and h, in place of their own sizes",
     )
     parser.add_argument("--idle-seconds", type=float, metavar="S", help="how long part e watches an idle runner")
     parser.add_argument("--install", action="store_true", help="as root: apt-get install the peers that are missing")

@@ -48,7 +48,7 @@ def _case(context: Context, where: str, jobs: int, creates: list[float]) -> tupl
     def submit() -> float:
         creates.append(harness.create_cost(where))
         made = fsops.calls["create"]
-        with _timed_syncs() as spent:
+        with timed_syncs() as spent:
             parsed: list[Any] = []
             reading = harness.seconds(lambda: parsed.append(_parse(text)))
             publishing = harness.seconds(lambda: spool.submit(parsed[0], Verbatim(text, "commands.txt"), cwd=where))
@@ -109,7 +109,7 @@ def _create_all(directory: str, files: list[tuple[str, bytes]]) -> None:
 
 
 @contextmanager
-def _timed_syncs() -> Iterator[list[float]]:
+def timed_syncs() -> Iterator[list[float]]:
     """The seconds that the library's syncs take meanwhile."""
     spent: list[float] = []
     originals = {name: getattr(fsops, name) for name in _SYNCS}
