@@ -10,14 +10,16 @@ import os
 import pwd
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
 
 from torc_spool import fsops, naming, processes
 from torc_spool.errors import Fenced, StorageError
+from torc_spool.lifecycle import Move
 from torc_spool.model import Attempt, Job, RunnerEnd, RunnerRecord, Status
-from torc_spool.naming import JobName
+from torc_spool.naming import Cause, JobName, Request
 from torc_spool.scratch import Scratch
 from torc_spool.select import Entry
 from torc_spool.store import Content, Place, Store, encode, with_attempt
@@ -56,6 +58,18 @@ class Taking(NamedTuple):
 
     evidence: str | None
     places: dict[str, Place]  # what is in hand, by file name, and not given away yet
+
+
+class Given(NamedTuple):
+    """What became of a job that was given back."""
+
+    entry: Entry | None  # where it is ready
+    outcome: Status | None  # canceled, where somebody wanted that
+
+
+def next_attempt(name: JobName) -> JobName:
+    """The name under which a job that is given back can be claimed."""
+    return name._replace(attempt=name.attempt + 1, cause=None)
 
 
 class Actor:
@@ -147,9 +161,34 @@ class Actor:
 
     def give(self, filename: str, name: JobName, job: Job, status: Status) -> bool:
         """Back to ready, as the next attempt."""
-        target = str(name._replace(attempt=name.attempt + 1, cause=None))
         ready = self.store.layout.ready_for(job.scheduler)
-        return fsops.rename(f"{self._owned(status)}/{filename}", f"{ready}/{target}")
+        return fsops.rename(f"{self._owned(status)}/{filename}", f"{ready}/{next_attempt(name)}")
+
+    def give_back(self, filename: str, name: JobName, job: Job) -> Given | None:
+        """Give back a job that runs here, and heed a wish to cancel it that was made in that very instant.
+
+        None when its file is gone by hand. Raises Fenced, StorageError.
+        """
+        if not self.give(filename, name, job, Status.RUNNING):
+            self._own(self.running)
+            return None
+        given = Given(Entry(str(next_attempt(name)), self.store.ready_detail(job)), None)
+        wish = str(Request(job=Cause(name.id, name.attempt)))
+        with suppress(StorageError):  # the job is given: who asked looks again himself, if he lives
+            if wish in fsops.names(self.store.layout.requests):
+                given = Given(None, Status.CANCELED if self.cancel_given(name, job) else None)
+                fsops.remove_file(f"{self.store.layout.requests}/{wish}")
+        return given
+
+    def cancel_given(self, name: JobName, job: Job) -> bool:
+        """Cancel a job that was just given back. False when somebody has it already: he is asked to."""
+        given = next_attempt(name)
+        place = Place(Status.READY, self.store.ready_detail(job), str(given), given)
+        if self.store.move(Move.CANCEL, place, Status.CANCELED) is not None:
+            return True
+        request = Request(job=Cause(given.id, given.attempt))
+        fsops.create(f"{self.store.layout.requests}/{request}", b"", self.store.file_mode)
+        return False
 
     def check_owned(self, status: Status) -> None:
         """Raises Fenced when this owner's directory is gone."""

@@ -7,25 +7,18 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import NamedTuple
 
-from torc_spool import fsops, naming, processes
-from torc_spool.errors import StorageError
-from torc_spool.model import MIB, Attempt, Status
+from torc_spool import handlers, processes
+from torc_spool.handlers import RETURN_CODE_RUNTIME, Script
+from torc_spool.model import MIB, Attempt, FailureHandler, Job, Status, Stdio
 from torc_spool.naming import JobName
 from torc_spool.slots import Grant
-from torc_spool.spawn import Environment, Order
 from torc_spool.store import Content
 
 TASK_VARIABLE = "TORC_TASK"  # in the environment of every process of one attempt, and of no other
-RETURN_CODE_RUNTIME = 152  # as Torc records a job that ran over its stated runtime
 RETURN_CODE_MEMORY = 137  # as Torc records a job that was killed for its memory
-_BASHES = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash")
-BASH = next((path for path in _BASHES if os.access(path, os.X_OK)), _BASHES[0])
-
-_OWN_VARIABLES = ("TORC_JOB_ID", "TORC_JOB_NAME", "TORC_ATTEMPT_ID", TASK_VARIABLE)
-_OUTPUT_TRIES = 3
 
 
 class Ending(NamedTuple):
@@ -35,23 +28,40 @@ class Ending(NamedTuple):
     reason: str
     return_code: int | None = None  # None: what the process returned
     at_once: bool = False  # SIGKILL without a notice
+    is_handled: bool = False  # whether the job's failure handler may have it run again
+
+
+class Outputs(NamedTuple):
+    """Where an attempt's output goes; None: nowhere. Both may go to one file."""
+
+    stdout: str | None
+    stderr: str | None
 
 
 class Execution:
-    """A started job. Made by `Starter.start`."""
+    """A started job: its recovery script first, where it has one to run, then its command. See `Starter.prepare`."""
 
-    def __init__(self, filename: str, name: JobName, content: Content, grant: Grant, outputs: tuple[str, str]) -> None:
+    def __init__(self, filename: str, name: JobName, content: Content, grant: Grant, outputs: Outputs) -> None:
         self.filename, self.name, self.content, self.grant = filename, name, content, grant
-        self.stdout, self.stderr = outputs
+        self.outputs = outputs
+        self.stdio = Stdio()
+        self.handler: FailureHandler | None = None
+        self.script: Script | None = None  # what runs now, or is about to, in place of the command
+        self.digest: str | None = None
+        self.inputs: dict[str, tuple[int, int, str | None]] = {}  # fingerprints, as they are to be recorded
         self.pid = 0  # 0: not started
         self.task = ""
-        self.made: set[str] = set()  # output files of an earlier try to start it
+        self.made: set[str] = set()  # output files of an earlier try to start it, or of its recovery script
         self.started = time.time()
         self.started_clock = time.monotonic()
         self.ending: Ending | None = None
         self.kill_at: float | None = None  # when, by the monotonic clock, SIGKILL follows the notice
         self.sampled_peak = 0
         self.attempt: Attempt | None = None  # the result, once there is one
+
+    @property
+    def job(self) -> Job:
+        return self.content.job
 
     def end(self, ending: Ending, grace_s: float) -> None:
         """Give the job its notice, SIGTERM, and SIGKILL after the grace; the first reason to end it holds."""
@@ -71,8 +81,11 @@ class Execution:
             self.kill_at = None
             processes.kill_tree(self.pid, (TASK_VARIABLE, self.task), signal.SIGKILL)
 
-    def collect(self) -> None:
-        """The process has exited: end what it left in its group, reap it, and make the result."""
+    def collect(self) -> bool:
+        """The process has exited: end what it left in its group, reap it, and make the result.
+
+        False when there is none yet: the recovery script is through, and the command is to be started.
+        """
         ended_clock = time.monotonic()
         # before it is waited for, its id cannot be another group's
         with contextlib.suppress(OSError):
@@ -82,7 +95,11 @@ class Execution:
         code = 128 - code if code < 0 else code
         if self.ending is not None:
             processes.kill_marked(TASK_VARIABLE, self.task)
+        elif self.script is not None and code == 0:
+            self.script, self.pid, self.sampled_peak = None, 0, 0
+            return False
         self.attempt = self._result(code, usage, ended_clock - self.started_clock)
+        return True
 
     def could_not_start(self, reason: str) -> None:
         """The result of a job whose process could not be made, through no fault of this node."""
@@ -95,7 +112,11 @@ class Execution:
         ending = self.ending
         if ending is not None:
             returned = ending.return_code if ending.return_code is not None else code
-            return self._attempt(ending.outcome, returned, ending.reason, exec_s, usage)
+            where = f"in the recovery script of rule {self.script.rule}: " if self.script else ""
+            return self._attempt(ending.outcome, returned, where + ending.reason, exec_s, usage)
+        if self.script is not None:
+            reason = f"recovery script of rule {self.script.rule} returned {code}; the command was not run again"
+            return self._attempt(Status.FAILED, code, reason, exec_s, usage)
         if code == 0:
             return self._attempt(Status.COMPLETED, 0, None, exec_s, usage)
         reason = f"return code {code}"
@@ -112,6 +133,8 @@ class Execution:
         usage: resource.struct_rusage | None = None,
     ) -> Attempt:
         runner, _, _ = self.task.partition("/")
+        # what completes and is not kept is removed once that has been shown: the record speaks of then
+        is_kept = outcome is not Status.COMPLETED or not self.stdio.delete_on_success
         return Attempt(
             attempt=self.name.attempt,
             outcome=outcome,
@@ -125,9 +148,20 @@ class Execution:
             cpu_s=None if usage is None else round(usage.ru_utime + usage.ru_stime, 6),
             peak_memory_bytes=self._peak(usage),
             gpus=",".join(self.grant.devices) or None,
-            stdout=self.stdout,
-            stderr=self.stderr,
+            stdout=self.outputs.stdout if is_kept else None,
+            stderr=self.outputs.stderr if is_kept else None,
+            retry_rule=self._retry_rule(outcome, code),
+            digest=self.digest if self.script is None else None,
+            inputs=self.inputs,
         )
+
+    def _retry_rule(self, outcome: Status, code: int | None) -> int | None:
+        """The rule by which the job is run again; a recovery script that fails is not handled again."""
+        if self.handler is None or self.script is not None:
+            return None
+        if self.ending is not None and not self.ending.is_handled:
+            return None
+        return handlers.rule_for(self.handler, self.job.attempts, outcome, code)
 
     def _peak(self, usage: resource.struct_rusage | None) -> int | None:
         """The largest of what was sampled and what the kernel says; None when neither knows.
@@ -141,113 +175,32 @@ class Execution:
 
     def over_memory(self, sample: processes.Usage) -> bool:
         """Take in a sample of the memory; True when the job holds more than it has stated."""
-        limit = self.content.job.resources.memory_bytes
+        limit = self.job.resources.memory_bytes
         self.sampled_peak = max(self.sampled_peak, sample.rss_bytes)
         if limit is None or sample.rss_bytes <= limit:
             return False
         return processes.pss_bytes(sample.pids) > limit  # shared pages counted once
 
     def memory_ending(self) -> Ending:
-        limit = (self.content.job.resources.memory_bytes or 0) / MIB
+        limit = (self.job.resources.memory_bytes or 0) / MIB
         return Ending(
             Status.FAILED,
             f"used more than its memory of {limit:.0f} MiB",
             RETURN_CODE_MEMORY,
             at_once=True,
+            is_handled=True,
         )
 
     def runtime_ending(self) -> Ending:
         return Ending(
             Status.TERMINATED,
-            f"ran longer than its runtime of {self.content.job.resources.runtime_s} s",
+            f"ran longer than its runtime of {self.job.resources.runtime_s} s",
             RETURN_CODE_RUNTIME,
+            is_handled=True,
         )
 
 
 _NAMED = {int(number) for number in signal.Signals}
-
-
-class Starter:
-    """Starts the jobs of one workflow for one runner: what is the same for all of them is made once."""
-
-    def __init__(
-        self,
-        *,
-        workflow_id: int,
-        runner: str,
-        cwd: str,
-        output_dir: str,
-        environ: Mapping[str, str],
-        spool: str,
-        gpu_variable: str | None,
-    ) -> None:
-        self._workflow_id, self._runner, self._cwd, self._output_dir = workflow_id, runner, cwd, output_dir
-        self._gpu_variable = gpu_variable
-        own = {*_OWN_VARIABLES, gpu_variable}
-        self._environment = Environment(
-            {
-                **{name: value for name, value in environ.items() if name not in own},
-                "TORC_WORKFLOW_ID": str(workflow_id),
-                "TORC_OUTPUT_DIR": output_dir,
-                "TORC_SPOOL_DIR": spool,
-                "TORC_RUNNER": runner,
-            }
-        )
-        self._stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        os.close(self._stdin)
-
-    def prepare(self, filename: str, name: JobName, content: Content, grant: Grant) -> Execution:
-        """A job that is about to start, with the paths of its output; nothing is made yet."""
-        out, err = naming.output_names(self._workflow_id, name)
-        execution = Execution(
-            filename, name, content, grant, (f"{self._output_dir}/{out}", f"{self._output_dir}/{err}")
-        )
-        execution.task = f"{self._runner}/{self._workflow_id}/{name.id}.{name.attempt}"
-        return execution
-
-    def order(self, execution: Execution) -> Order:
-        """What a spawner needs to start the job. Raises nothing: what goes wrong is in the spawner's outcome."""
-
-        def prepare() -> tuple[int, int, int]:
-            out, execution.stdout = _open_output(execution.stdout, execution.made)
-            try:
-                err, execution.stderr = _open_output(execution.stderr, execution.made)
-            except BaseException:
-                os.close(out)
-                raise
-            execution.started, execution.started_clock = time.time(), time.monotonic()
-            return self._stdin, out, err
-
-        command = execution.content.job.command
-        own = self._own_variables(execution)
-        return Order(BASH, ("bash", "-c", command), self._environment, own, self._cwd, prepare)
-
-    def _own_variables(self, execution: Execution) -> dict[str, str]:
-        job = execution.content.job
-        own = (str(job.id), job.name, str(execution.name.attempt), execution.task)
-        variables = dict(zip(_OWN_VARIABLES, own, strict=True))
-        if self._gpu_variable is not None:
-            variables[self._gpu_variable] = ",".join(execution.grant.devices)
-        return variables
-
-
-def _open_output(path: str, made: set[str]) -> tuple[int, str]:
-    """A new file; where the name is taken (another spool with the same output directory) a name beside it.
-
-    `made` are those that this attempt has made already.
-    """
-    if path in made:
-        return fsops.reopen_output(path), path
-    candidate = path
-    for number in range(1, _OUTPUT_TRIES + 1):
-        descriptor = fsops.open_output(candidate)
-        if descriptor is not None:
-            made.add(candidate)
-            return descriptor, candidate
-        candidate = f"{path}.{os.getpid()}.{number}"
-    raise StorageError("create", path, None)
 
 
 class Orphans(NamedTuple):

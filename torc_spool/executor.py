@@ -14,14 +14,16 @@ import os
 import time
 from collections.abc import Callable, Collection
 
-from torc_spool import naming, processes
+from torc_spool import processes, recording
+from torc_spool.actor import Given
 from torc_spool.errors import StorageError
-from torc_spool.execution import TASK_VARIABLE, Ending, Execution, Starter, end_children, orphans
+from torc_spool.execution import TASK_VARIABLE, Ending, Execution, end_children, orphans
 from torc_spool.model import Status
 from torc_spool.naming import Cause
 from torc_spool.served import Claimed, Served
 from torc_spool.slots import Slots
 from torc_spool.spawn import Spawner
+from torc_spool.starter import Starter
 
 MEMORY_SAMPLE_S = 1.0
 RECORD_RETRY_S = 5.0
@@ -169,7 +171,7 @@ class Executor:
     def _launched(self, execution: Execution) -> None:
         served, _ = self._of[id(execution)]
         self._unstartable_since = math.inf
-        if self._limits and execution.content.job.resources.memory_bytes is not None:
+        if self._limits and execution.job.resources.memory_bytes is not None:
             self._sample_at = min(self._sample_at, time.monotonic() + MEMORY_SAMPLE_S / 4)
         served.owner().note(
             {
@@ -179,8 +181,8 @@ class Executor:
                 "pid": execution.pid,
                 "time": execution.started,
                 "gpus": ",".join(execution.grant.devices) or None,
-                "stdout": execution.stdout,
-                "stderr": execution.stderr,
+                "stdout": execution.outputs.stdout,
+                "stderr": execution.outputs.stderr,
             }
         )
 
@@ -221,8 +223,10 @@ class Executor:
             any_exited = True
             execution = self._running.pop(exited.si_pid, None)
             if execution is not None:
-                execution.collect()
-                self._record(execution)
+                if execution.collect():
+                    self._record(execution)
+                else:
+                    self._launch(execution)  # its recovery script is through
             elif self._launching:
                 self._take_in(wait=True)  # it ended before we heard that it had begun
             else:
@@ -246,13 +250,10 @@ class Executor:
     def _record(self, execution: Execution) -> None:
         """f1 to f3, then what follows; the slot is free only after that."""
         served, _ = self._of[id(execution)]
-        attempt, name = execution.attempt, execution.name
+        attempt = execution.attempt
         assert attempt is not None
-        assert attempt.outcome is not None
-        actor = served.owner()
         try:
-            known = actor.record_result(execution.filename, execution.content, attempt)
-            shown = known and actor.show(execution.filename, attempt.outcome)
+            came = recording.record(served.owner(), execution, attempt)
         except StorageError as error:
             self._complain(f"results cannot be recorded yet: {error}")
             self._unrecorded.append(execution)
@@ -260,28 +261,13 @@ class Executor:
             return
         self._of.pop(id(execution))
         self.slots.free(execution.grant)
-        if not shown:
-            self._tell(f"job {execution.content.job.name} was moved away while it ran; its result is not recorded")
-            return
-        self.recorded[attempt.outcome] = self.recorded.get(attempt.outcome, 0) + 1
-        actor.note(
-            {
-                "event": "end",
-                "id": name.id,
-                "attempt": name.attempt,
-                "outcome": attempt.outcome,
-                "return_code": attempt.return_code,
-                "time": attempt.end_time,
-            }
-        )
-        if attempt.outcome is not Status.COMPLETED:
-            self._tell(
-                f"{attempt.outcome}: job {execution.content.job.name} (attempt {name.attempt}): {attempt.reason}; "
-                f"stderr: {execution.stderr}"
-            )
-        if attempt.outcome is Status.CANCELED:
-            served.obeyed(naming.Request(job=Cause(name.id, name.attempt)))
-        served.add(served.settler.after(name.id, name.attempt, attempt.outcome))
+        self._count(came)
+        for line in recording.follow(served, execution, attempt, came):
+            self._tell(line)
+
+    def _count(self, came: Given | None) -> None:
+        if came is not None and came.outcome is not None:
+            self.recorded[came.outcome] = self.recorded.get(came.outcome, 0) + 1
 
     def _retry(self) -> None:
         """Try again what the disk or the process table refused."""
@@ -319,7 +305,7 @@ class Executor:
             self._sample_memory(now)
 
     def _runtime_end(self, execution: Execution) -> float:
-        runtime = execution.content.job.resources.runtime_s
+        runtime = execution.job.resources.runtime_s
         if runtime is None or not self._limits or execution.ending is not None:
             return math.inf
         return execution.started_clock + runtime
@@ -328,7 +314,7 @@ class Executor:
         limited = {
             pid: execution
             for pid, execution in self._running.items()
-            if execution.content.job.resources.memory_bytes is not None and execution.ending is None
+            if execution.job.resources.memory_bytes is not None and execution.ending is None
         }
         self._sample_at = now + MEMORY_SAMPLE_S if limited and self._limits else math.inf
         for pid, sample in processes.usage(limited).items():
@@ -371,9 +357,12 @@ class Executor:
 
     def _give_back(self, execution: Execution) -> None:
         served, _ = self._of[id(execution)]
-        served.owner().give(execution.filename, execution.name, execution.content.job, Status.RUNNING)
+        given = served.owner().give_back(execution.filename, execution.name, execution.job)
         del self._of[id(execution)]
         self.slots.free(execution.grant)
+        self._count(given)
+        if given is not None and given.outcome is not None:  # a node that could not start it shall not claim it again
+            recording.follow_given(served, execution, given)
 
     def abandon(self) -> None:
         """Kill everything and record nothing: others hold our work, or we cannot go on."""

@@ -340,10 +340,10 @@ def open_output(path: str) -> int | None:
 
 
 def reopen_output(path: str) -> int:
-    """An output file that this attempt made and nothing was written to. Raises StorageError."""
+    """An output file that this attempt made; what is written comes after what is there. Raises StorageError."""
     with _translated("open", path):
         _call("output", path)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
 
 def make_output_directory(path: str) -> None:

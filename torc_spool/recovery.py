@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from torc_spool import fsops, naming, processes
 from torc_spool.actor import Actor, Taking, decode_journal
 from torc_spool.errors import DamagedFile, NotFound
-from torc_spool.lifecycle import Move
 from torc_spool.model import OUTCOMES, Attempt, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import Cause
 from torc_spool.store import Content, Place, Store, encode
@@ -306,16 +305,15 @@ def _fate(store: Store, place: Place, wishes: Collection[Cause]) -> str:
     if content is None:
         return "gone"
     # one in pending is of an earlier run of the same attempt, moved back by hand: it is to be run again
-    if place.status is Status.RUNNING and _result(content, place.name.attempt) is not None:
+    result = _result(content, place.name.attempt) if place.status is Status.RUNNING else None
+    if result is not None and result.retry_rule is None:
         return "keep result"
     return "cancel" if Cause(place.name.id, place.name.attempt) in wishes else "requeue"
 
 
-def _result(content: Content, attempt: int) -> Status | None:
+def _result(content: Content, attempt: int) -> Attempt | None:
     last = content.job.attempts[-1] if content.job.attempts else None
-    if last is None or last.attempt != attempt or last.outcome not in OUTCOMES:
-        return None
-    return last.outcome
+    return last if last is not None and last.attempt == attempt and last.outcome in OUTCOMES else None
 
 
 def _give_away(
@@ -348,33 +346,25 @@ def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause
     if content is None:
         return "gone"
     result = _result(content, place.name.attempt)
-    if action == "keep result" and result is not None:
-        actor.show(place.filename, result, place.status)
-    elif action == "cancel":
+    if action == "keep result" and result is not None and result.outcome is not None:
+        actor.show(place.filename, result.outcome, place.status)
+    elif action == "cancel" and (result is None or place.status is Status.PENDING):
         if place.status is Status.RUNNING:
             _write_lost(actor, place, content, owner, started, Status.CANCELED)
         actor.show(place.filename, Status.CANCELED, place.status)
         fsops.remove_file(_wish_path(store, place.name))
     else:
         if place.status is Status.RUNNING:
-            _write_lost(actor, place, content, owner, started, None)
+            _write_lost(actor, place, content, owner, started, None)  # but not where it was to be retried
         actor.give(place.filename, place.name, content.job, place.status)
         if fsops.remove_file(_wish_path(store, place.name)):
-            action = "cancel"  # the wish was made after we had looked
-            _cancel_given(store, place.name, content)
+            action = "cancel"  # the wish was made after we had looked, or the job was given back to be retried
+            actor.cancel_given(place.name, content.job)
     return action
 
 
 def _wish_path(store: Store, name: naming.JobName) -> str:
     return f"{store.layout.requests}/{naming.Request(job=Cause(name.id, name.attempt))}"
-
-
-def _cancel_given(store: Store, name: naming.JobName, content: Content) -> None:
-    """Cancel a job that was just given back; if somebody has it already, he is asked to."""
-    given = name._replace(attempt=name.attempt + 1, cause=None)
-    place = Place(Status.READY, store.ready_detail(content.job), str(given), given)
-    if store.move(Move.CANCEL, place, Status.CANCELED) is None:
-        fsops.create(_wish_path(store, given), b"", store.file_mode)
 
 
 def _write_lost(

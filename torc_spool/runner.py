@@ -19,13 +19,13 @@ from torc_spool import actor as actors
 from torc_spool import errors, fsops, naming, processes, recovery, submission
 from torc_spool.capacity import Capacity
 from torc_spool.errors import Fenced, NotFound, StorageError, TorcSpoolError
-from torc_spool.execution import Starter
 from torc_spool.executor import START_TROUBLE_S, Executor
 from torc_spool.model import Status
 from torc_spool.pace import Pace
 from torc_spool.served import Left, Served, serve_directories
 from torc_spool.slots import Slots
 from torc_spool.spool import Spool
+from torc_spool.starter import Starter
 from torc_spool.wakeup import Wakeup
 
 TROUBLES = 3  # so many times an idle runner tries again what the filesystem refuses
@@ -257,9 +257,8 @@ class Runner:
         if output != store.layout.output:
             fsops.make_output_directory(output)
         self._starters[workflow_id] = Starter(
-            workflow_id=workflow_id,
+            store.workflow,
             runner=self.name,
-            cwd=store.workflow.cwd,
             output_dir=output,
             environ=os.environ,
             spool=self.spool.path,

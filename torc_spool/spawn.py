@@ -23,11 +23,12 @@ _OPAQUE_BYTES = 1024  # posix_spawnattr_t and posix_spawn_file_actions_t are 80 
 
 
 class Environment:
-    """Variables that many processes have alike: made ready for the kernel once."""
+    """Variables that many processes have alike: made ready for the kernel once. Those that are `given` win."""
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self.variables = variables
-        encoded = [os.fsencode(f"{name}={value}") for name, value in variables.items()]
+    def __init__(self, inherited: Mapping[str, str], given: Mapping[str, str]) -> None:
+        self.variables = {**inherited, **given}
+        encoded = [os.fsencode(f"{name}={value}") for name, value in inherited.items() if name not in given]
+        encoded += [_utf8(f"{name}={value}") for name, value in given.items()]
         self._pointers = (ctypes.c_char_p * len(encoded))(*encoded)
 
     def block(self, own: Mapping[str, str]) -> ctypes.Array[ctypes.c_char_p]:
