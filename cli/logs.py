@@ -33,11 +33,7 @@ def logs(state: State, workflow_id: int, job: str, attempt: int | None, follow: 
         show_json({"id": row["id"], "name": row["name"], "stdout": row["stdout"], "stderr": row["stderr"]})
         return
     with ExitStack() as stack:
-        streams = [
-            (source, target)
-            for path, target in ((row["stdout"], sys.stdout.buffer), (row["stderr"], sys.stderr.buffer))
-            if (source := _open(stack, path)) is not None
-        ]
+        streams = [(source, target) for path, target in _streams(row) if (source := _open(stack, path)) is not None]
         while True:
             ended = not follow or _has_ended(store, row["id"], row["attempt"])
             for source, target in streams:
@@ -45,6 +41,12 @@ def logs(state: State, workflow_id: int, job: str, attempt: int | None, follow: 
             if ended:
                 return
             time.sleep(_POLL_S)
+
+
+def _streams(row: report.Row) -> list[tuple[str, BinaryIO]]:
+    """The files, and where they are shown; one that holds both streams is shown once."""
+    both = [(row["stdout"], sys.stdout.buffer), (row["stderr"], sys.stderr.buffer)]
+    return [(path, target) for path, target in both[: 1 if row["stdout"] == row["stderr"] else 2] if path is not None]
 
 
 def _open(stack: ExitStack, path: str) -> BinaryIO | None:
@@ -61,13 +63,17 @@ def _started(store: Store, job: str, attempt: int | None, *, wait: bool) -> repo
     record = changes.find_jobs(store, [job])[0]
     while True:
         row = report.job(store, record)
-        outputs = {entry["attempt"]: entry for entry in row["attempts"] if entry["stdout"]}
-        if row["stdout"] and row["stdout"] not in [entry["stdout"] for entry in outputs.values()]:
-            outputs[row["attempt"]] = row  # under way
+        ran = {entry["attempt"]: entry for entry in row["attempts"]}
+        if row["pid"] is not None:
+            ran[row["attempt"]] = row  # under way
+        outputs = {number: entry for number, entry in ran.items() if entry["stdout"] or entry["stderr"]}
         to_come = wait and row["status"] not in (*OUTCOMES, "set_aside")
         wanted = attempt or (row["attempt"] if to_come else max(outputs, default=row["attempt"]))
         if wanted in outputs:
             return {**row, **outputs[wanted]}
+        why = report.why_not_kept(row, ran[wanted], "stdout") if wanted in ran else None
+        if why is not None:
+            raise NotFound(f"job {record.name} has no output of its attempt {wanted}: it was {why}")
         if attempt is not None and not (to_come and attempt == row["attempt"]):
             raise NotFound(f"job {record.name} has no output of an attempt {attempt}")
         if not to_come:

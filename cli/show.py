@@ -126,11 +126,20 @@ def jobs_show(state: State, workflow_id: int, job: str) -> None:
     if state.json:
         show_json(row)
         return
-    show_fields(row, skip=["attempts"])
+    show_fields({**row, **_outputs(row, row)}, skip=["attempts"])
     for attempt in row["attempts"]:
         outcome = attempt["outcome"] or "lost"
         click.echo(f"attempt {attempt['attempt']}: {outcome}, return code {clean(attempt['return_code'])}")
-        show_fields({f"  {key}": value for key, value in attempt.items() if value is not None and key != "attempt"})
+        fields = {**attempt, **_outputs(row, attempt)}
+        show_fields({f"  {key}": value for key, value in fields.items() if value is not None and key != "attempt"})
+
+
+def _outputs(row: report.Row, attempt: report.Row) -> dict[str, str | None]:
+    """Where an attempt's output is, or why it is nowhere."""
+    return {
+        "stdout": attempt["stdout"] or report.why_not_kept(row, attempt, "stdout"),
+        "stderr": attempt["stderr"] or report.why_not_kept(row, attempt, "stderr"),
+    }
 
 
 @click.group(cls=CommonGroup)

@@ -19,13 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from torc_spool import fsops, naming, processes
-from torc_spool.actor import identity, new_name
+from torc_spool.actor import Given, identity, new_name
 from torc_spool.errors import BadName, Fenced, StorageError
 from torc_spool.model import OUTCOMES, Attempt, Job, RunnerRecord, Status, WorkflowSpec
 from torc_spool.naming import Cause, JobName
+from torc_spool.recording import obey_late_wish
 from torc_spool.select import Free, Offer
 from torc_spool.served import Claimed, Served, serve_directories
 from torc_spool.spool import Spool
@@ -353,6 +355,8 @@ class Hand:
         return self.served.claim(offer(slots))
 
     def start(self, claimed: Claimed) -> bool:
+        if obey_late_wish(self.served, claimed):
+            return False
         started = self.actor.start(claimed.filename, claimed.name, claimed.content)
         if started is not None:
             self.running[started[1].id] = (*started, claimed)
@@ -373,6 +377,13 @@ class Hand:
         """f3."""
         filename, _, _ = self.running.pop(job)
         return self.actor.show(filename, outcome)
+
+    def retry(self, job: int, rule: int = 1) -> Given | None:
+        """f1, f2 and f3': its failure handler has it run again."""
+        filename, name, claimed = self.running.pop(job)
+        failed = msgspec.structs.replace(result(self.name, name.attempt, Status.FAILED), retry_rule=rule)
+        assert self.actor.record_result(filename, claimed.content, failed)
+        return self.actor.give_back(filename, name, claimed.content.job)
 
     def finish(self, job: int, outcome: Status) -> None:
         """f1 to f3, and what follows from what this runner knows."""

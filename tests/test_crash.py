@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import spooltools as tools
 from spooltools import BROKEN, FULL, READS, Fault, Hand, TornWrite, Wanted, check_invariants
@@ -26,7 +27,7 @@ from torc_spool import changes, fsops, naming, processes
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
-from torc_spool.model import Status
+from torc_spool.model import Status, Stdio
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import RUNNER_VARIABLE
 from torc_spool.runner import Options, Runner
@@ -203,7 +204,7 @@ scenario("give back", lambda hand: [_give_back(hand, job) for job in list(hand.r
 
 def _give_back(hand: Hand, job: int) -> None:
     filename, name, claimed = hand.running.pop(job)
-    hand.actor.give(filename, name, claimed.content.job, Status.RUNNING)
+    hand.actor.give_back(filename, name, claimed.content.job)
 
 
 def _unsettled(spool: str) -> None:
@@ -286,6 +287,83 @@ command(
         "after_bad": Status.BLOCKED,
         "anyway": Status.BLOCKED,
     },
+)
+
+
+def _running_once(spool: str) -> Hand:
+    hand = hand_of(spool)
+    hand.served.settle()
+    hand.take("bad", "slow")
+    return hand
+
+
+def _run_again(spool: str) -> None:
+    was = job(spool, 1)
+    final = tools.drain(spool)
+    assert final == dict.fromkeys(("bad", "after_bad", "last", "slow", "anyway"), COMPLETED)
+    assert was.name.attempt == 2 or was.status is Status.RUNNING, "a failure that is to be retried is never shown"
+    first = [(1, FAILED)] if (1, FAILED) in was.attempts else [(1, None)]
+    assert job(spool, 1).attempts == [*first, (2, COMPLETED)], "no attempt is lost once its result is recorded"
+
+
+def _running_unwanted(spool: str) -> Hand:
+    hand = _running_once(spool)
+    changes.cancel(hand.store, ["bad"])
+    return hand
+
+
+def _never_run_again(spool: str) -> None:
+    final = tools.drain(spool)
+    assert final == dict.fromkeys(("bad", "after_bad", "last"), CANCELED) | {"slow": COMPLETED, "anyway": COMPLETED}
+    assert [number for number, _ in job(spool, 1).attempts] == [1]
+    assert tools.read(root(spool)).requests == []
+
+
+def _make_once(spool: str) -> None:
+    tools.submit(spool, ONCE)
+
+
+scenario("retry by a handler", lambda hand: hand.retry(1), make=_make_once, prepare=_running_once, carry_on=_run_again)
+scenario(
+    "unwanted retry",
+    lambda hand: hand.retry(1),
+    make=_make_once,
+    prepare=_running_unwanted,
+    carry_on=_never_run_again,
+)
+
+
+def _to_be_retried(spool: str) -> None:
+    """A dead runner, with the result of a job that is to be run again, and of one that nobody wants any more."""
+    _make_once(spool)
+    tools.dead_runner(spool, _die_before_the_retry)
+    store = tools.open_workflow(spool)
+    assert fsops.create(f"{store.layout.requests}/{Request(job=Cause(4, 1))}")
+
+
+def _die_before_the_retry(hand: Hand) -> None:
+    hand.served.settle()
+    hand.take("bad", "slow")
+    for number in (1, 4):
+        filename, name, claimed = hand.running[number]
+        failed = msgspec.structs.replace(tools.result(hand.name, name.attempt, FAILED), retry_rule=1)
+        assert hand.actor.record_result(filename, claimed.content, failed)
+
+
+def _retried_by_a_taker(spool: str) -> None:
+    final = tools.drain(spool)
+    assert final == dict.fromkeys(("bad", "after_bad", "last", "anyway"), COMPLETED) | {"slow": CANCELED}
+    assert job(spool, 1).attempts == [(1, FAILED), (2, COMPLETED)]
+    assert job(spool, 4).attempts == [(1, FAILED)]
+    assert tools.read(root(spool)).requests == []
+
+
+scenario(
+    "recovery of a retry",
+    lambda store: changes.recover(store),
+    make=_to_be_retried,
+    prepare=tools.open_workflow,
+    carry_on=_retried_by_a_taker,
 )
 
 
@@ -803,6 +881,30 @@ ROWS = [
     Row("X17", "f2", "recovery", ("rename", r"/running/[^/]+/\.9[^/]*-running"), _some_jobs_in_its_hands),
     Row("X17", "v10", "recovery", ("rename", rf"/running/[^/~]+{_J}running"), lies(2, Status.READY, 2)),
     Row("X17", "v10 of pending", "recovery", ("rename", rf"/pending/[^/~]+{_J}claimed\."), lies(1, Status.READY, 2)),
+    Row(
+        "X20",
+        "f2 with retry_rule",
+        "retry by a handler",
+        ("rename", r"/running/[^/]+/\.9[^/]*-bad"),
+        all_of(lies(1, Status.RUNNING), attempts(1, (1, FAILED))),
+        attempts(1, (1, FAILED), (2, COMPLETED)),
+    ),
+    Row(
+        "X21",
+        "f3' of one that is wanted",
+        "retry by a handler",
+        ("rename", rf"/running/[^/]+{_J}bad"),
+        all_of(lies(1, Status.READY, 2), attempts(1, (1, FAILED))),
+        attempts(1, (1, FAILED), (2, COMPLETED)),
+    ),
+    Row(
+        "X21",
+        "f3' of one that is unwanted",
+        "unwanted retry",
+        ("rename", rf"/running/[^/]+{_J}bad"),
+        all_of(lies(1, Status.READY, 2), _requests("cancel-000000001.1")),
+        all_of(lies(1, CANCELED, 2), attempts(1, (1, FAILED)), _requests()),
+    ),
     Row("X18", "a1", "set aside", ("rename", rf"/pending/[^/]+{_J}alone"), _aside),
     Row("X19", "d1", "delete", ("rename", r"/1-test$"), _deleted),
 ]
@@ -884,6 +986,20 @@ def test_the_crash_table_x19_a_delete_that_was_cut_short_is_swept(base: Path) ->
     assert tools.in_child(lambda: None, delete_in_part).how == "killed"
     assert os.listdir(f"{spool}/.trash/1-deleted")
     _gone_or_whole(spool)
+
+
+def test_the_crash_table_x22_output_of_a_job_that_has_completed_is_left_and_its_outcome_is_shown(base: Path) -> None:
+    """X22."""
+    spool = str(base / "spool")
+    spec = tools.workflow({"first": Wanted("echo said")})
+    tools.submit(spool, msgspec.structs.replace(spec, stdio=Stdio(delete_on_success=True)))
+    shown = Fault(1, when=lambda operation, path: operation == "unlink" and "/output/" in path)
+    assert tools.in_child(lambda: spool, _run_for_real, shown).how == "killed"
+    assert len(os.listdir(f"{root(spool)}/output")) == 2
+    seen = job(spool, 1)
+    assert (seen.status, seen.attempts) == (COMPLETED, [(1, COMPLETED)])
+    assert "stdout" not in seen.content["attempts"][0]
+    assert tools.drain(spool) == {"first": COMPLETED}
 
 
 # -- a real runner
@@ -1254,8 +1370,8 @@ def test_the_tests_name_every_row_and_every_invariant_of_the_document() -> None:
     document = (here.parent / "docs" / "spool-format.md").read_text()
     rows = re.findall(r"^\| (X\d+) \|", document, re.MULTILINE)
     invariants = re.findall(r"\*\*(I\d+)\*\*", document)
-    assert [len(rows), len(invariants)] == [19, 12]
+    assert [len(rows), len(invariants)] == [22, 12]
     tests = "".join(path.read_text() for path in (here / name for name in ("test_crash.py", "spooltools.py")))
     missing = [name for name in rows + invariants if not re.search(rf"\b{name}\b", tests)]
     assert not missing
-    assert {row.row for row in ROWS} | {"X6"} == set(rows)
+    assert {row.row for row in ROWS} | {"X6", "X22"} == set(rows)

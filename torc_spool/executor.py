@@ -118,17 +118,23 @@ class Executor:
     # -- starts ---------------------------------------------------------------------------------------------
 
     def start(self, served: Served, starter: Starter, job: Claimed) -> None:
-        """t2 and t3 for a claimed job. Raises Fenced; StorageError, and then the job is still claimed."""
+        """t2 and t3 for a claimed job, unless it is unwanted.
+
+        Raises Fenced; StorageError, and then the job is still claimed.
+        """
         grant = self.slots.take(job.pick)
         try:
-            started = served.owner().start(job.filename, job.name, job.content)
+            unwanted = recording.obey_late_wish(served, job)
+            started = None if unwanted else served.owner().start(job.filename, job.name, job.content)
         except StorageError:
             self.slots.free(grant)
             served.leftover.append(job.pick)
             raise
         if started is None:
             self.slots.free(grant)
-            self._tell(f"job {job.content.job.name} was moved away before it could start")
+            self._count(Given(None, Status.CANCELED) if unwanted else None)
+            what = "is canceled by request" if unwanted else "was moved away"
+            self._tell(f"job {job.content.job.name} {what} before it could start")
             return
         execution = starter.prepare(*started, job.content, grant)
         self._of[id(execution)] = (served, starter)

@@ -62,9 +62,14 @@ def _since_shown(attempts: Sequence[Attempt]) -> Iterator[Attempt]:
         yield attempt
 
 
+def last_retried(attempts: Sequence[Attempt]) -> Attempt | None:
+    """The attempt because of which a job is run again, where it was a failure handler that wanted it."""
+    return next(_since_shown(attempts), None)
+
+
 def script_before(handler: FailureHandler, attempts: Sequence[Attempt]) -> Script | None:
     """What has to run before the command of a job's next attempt."""
-    failed = next(_since_shown(attempts), None)
+    failed = last_retried(attempts)
     if failed is None or failed.retry_rule is None or not 1 <= failed.retry_rule <= len(handler.rules):
         return None
     text = handler.rules[failed.retry_rule - 1].recovery_script

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torc_spool import fsops, naming
+from torc_spool import fsops, handlers, naming
 from torc_spool.actor import Actor, Given
 from torc_spool.errors import StorageError
 from torc_spool.execution import Execution
 from torc_spool.model import Attempt, Status
 from torc_spool.naming import Cause
-from torc_spool.served import Served
+from torc_spool.served import Claimed, Served
 
 
 def record(actor: Actor, execution: Execution, attempt: Attempt) -> Given | None:
@@ -55,6 +55,20 @@ def follow_given(served: Served, execution: Execution, given: Given) -> None:
         served.add([given.entry])
     elif given.outcome is not None:
         served.add(served.settler.after(name.id, name.attempt + 1, given.outcome))
+
+
+def obey_late_wish(served: Served, claimed: Claimed) -> bool:
+    """A wish to cancel the attempt that failed, where its runner died before it could see it (X21): it is obeyed before
+    the next one starts. False when there is none, or the job's file is gone. Raises StorageError, Fenced."""
+    failed = handlers.last_retried(claimed.content.job.attempts)
+    if failed is None:
+        return False
+    wish, name = Cause(claimed.name.id, failed.attempt), claimed.name
+    if wish not in served.wishes()[0] or not served.owner().show(claimed.filename, Status.CANCELED, Status.PENDING):
+        return False
+    served.obeyed(naming.Request(job=wish))
+    served.add(served.settler.after(name.id, name.attempt, Status.CANCELED))
+    return True
 
 
 def _event(event: str, job: int, attempt: Attempt) -> dict[str, Any]:

@@ -357,8 +357,11 @@ def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause
         if place.status is Status.RUNNING:
             _write_lost(actor, place, content, owner, started, None)  # but not where it was to be retried
         actor.give(place.filename, place.name, content.job, place.status)
-        if fsops.remove_file(_wish_path(store, place.name)):
-            action = "cancel"  # the wish was made after we had looked, or the job was given back to be retried
+        if action == "cancel":  # its result is recorded, and not to be shown: so it is the retry that is canceled
+            actor.cancel_given(place.name, content.job)
+            fsops.remove_file(_wish_path(store, place.name))
+        elif fsops.remove_file(_wish_path(store, place.name)):
+            action = "cancel"  # the wish was made after we had looked
             actor.cancel_given(place.name, content.job)
     return action
 

@@ -12,7 +12,7 @@ import msgspec
 
 from torc_spool import actor, fsops, naming, recovery, select
 from torc_spool.errors import DamagedFile, TorcSpoolError
-from torc_spool.model import OUTCOMES, Attempt, Job, Status
+from torc_spool.model import OUTCOMES, Attempt, Job, Status, StdioMode
 from torc_spool.select import Offer, ReadyQueue
 from torc_spool.spool import Spool
 from torc_spool.store import Place, Store
@@ -223,13 +223,20 @@ def job(store: Store, record: Job) -> Row:
     row = _job_row(store, record, place, records, starts)
     now = starts.get((record.id, row["attempt"]), _UNKNOWN)
     last = current.attempts[-1] if current.attempts else None
+    outputs = now if now is not _UNKNOWN or last is None else last
+    stdio = current.stdio or store.workflow.stdio
     row |= {
         "command": current.command,
+        "invocation_script": current.invocation_script,
+        "env": {**store.workflow.env, **current.env},
+        "stdio": str(stdio.mode),
+        "delete_on_success": stdio.delete_on_success,
+        "failure_handler": current.failure_handler,
         "cancel_on_blocking_job_failure": current.cancel_on_blocking_job_failure,
         "supports_termination": current.supports_termination,
         "file": store.path(place) if place else None,
-        "stdout": now.stdout or (last.stdout if last else None),
-        "stderr": now.stderr or (last.stderr if last else None),
+        "stdout": outputs.stdout,
+        "stderr": outputs.stderr,
         "pid": now.pid,
         "attempts": [attempt_row(entry) for entry in current.attempts],
     }
@@ -252,7 +259,19 @@ def attempt_row(entry: Attempt) -> Row:
         "gpus": entry.gpus,
         "stdout": entry.stdout,
         "stderr": entry.stderr,
+        "retry_rule": entry.retry_rule,
     }
+
+
+def why_not_kept(row: Row, attempt: Row, stream: Literal["stdout", "stderr"]) -> str | None:
+    """Why an attempt's stream is in no file, where that was asked for. `row` is that of the job."""
+    if attempt[stream] is not None:
+        return None
+    if row["stdio"] in (StdioMode.NONE, f"no_{stream}"):
+        return f"not kept (stdio: {row['stdio']})"
+    if row["delete_on_success"] and Status.COMPLETED in (attempt.get("outcome"), attempt.get("status")):
+        return "removed when the job had completed (delete_on_success)"
+    return None
 
 
 def results(store: Store) -> list[Row]:
