@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
+import msgspec
 import psutil
 import pytest
 
 from torc_spool import naming, processes, report
 from torc_spool import spec as specs
-from torc_spool.model import OUTCOMES, Status
+from torc_spool.model import OUTCOMES, Job, Status, WorkflowSpec
 from torc_spool.spool import Spool
 from torc_spool.store import Store
 from torc_spool.submission import Verbatim
@@ -270,6 +271,14 @@ class Lab:
         file = self.spec(*jobs, path=f".submitted-{time.monotonic_ns()}.json", **top)
         parsed, data = specs.load(str(file))
         return Spool(str(self.spool)).submit(parsed, Verbatim(data, "spec.json"), cwd=str(self.cwd))
+
+    def submit_jobs(self, *jobs: Job, **more: Any) -> int:
+        """Submit jobs as records, numbered here; the first that has no name is j1, and so on."""
+        numbered = [
+            msgspec.structs.replace(job, id=number, name=job.name or f"j{number}") for number, job in enumerate(jobs, 1)
+        ]
+        spec = WorkflowSpec(name="flow", jobs=tuple(numbered), **more)
+        return Spool(str(self.spool)).submit(spec, Verbatim(b"{}", "spec.json"), cwd=str(self.cwd))
 
     def root(self, workflow: int = 1) -> Path:
         (root,) = self.spool.glob(f"{workflow}-*")
