@@ -27,7 +27,7 @@ from torc_spool import changes, fsops, naming, processes
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
-from torc_spool.model import Status, Stdio
+from torc_spool.model import FailureHandler, Rule, Status, Stdio
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import RUNNER_VARIABLE
 from torc_spool.runner import Options, Runner
@@ -365,6 +365,32 @@ scenario(
     prepare=tools.open_workflow,
     carry_on=_retried_by_a_taker,
 )
+
+
+def _given_by_one_who_was_fenced(spool: str) -> None:
+    """What an NFS client can still do before v7: its result is written where the job was already taken from, and that
+    file is given back (f3'). So there are two: the taker's, and a later attempt in ready."""
+    handlers = (FailureHandler(name="again", rules=(Rule(match_all_exit_codes=True),)),)
+    tools.submit(spool, msgspec.structs.replace(ONCE, failure_handlers=handlers))
+    tools.dead_runner(spool, _leave_two_files)
+
+
+def _leave_two_files(hand: Hand) -> None:
+    hand.take("bad")
+    path = f"{hand.actor.running}/{hand.running[1][0]}"
+    taken = Path(path).read_bytes()
+    assert hand.retry(1)
+    Path(path).write_bytes(taken)
+
+
+def test_of_a_job_that_was_given_back_before_its_runner_was_fenced_the_later_attempt_counts(base: Path) -> None:
+    """I1, v8."""
+    spool = str(base / "spool")
+    _given_by_one_who_was_fenced(spool)
+    tools.drain(spool)
+    tree = check_invariants(root(spool))
+    assert tree.one(1).attempts == [(1, FAILED), (2, COMPLETED)]
+    assert tree.evidence == {1}
 
 
 def _held(spool: str) -> None:

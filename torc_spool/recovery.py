@@ -321,12 +321,11 @@ def _give_away(
 ) -> list[Recovered]:
     """v8 to v10. What has been dealt with is taken out of `places`."""
     store = actor.store
-    arrived = store.outcomes().ended if places else {}
+    arrived = _arrived(store) if places else {}
     wishes = _wishes(store)
     steps: list[Recovered] = []
     for filename, place in sorted(places.items()):
-        shown = arrived.get(place.name.id)
-        if shown is not None and shown.attempt >= place.name.attempt:
+        if arrived.get(place.name.id, 0) >= place.name.attempt:
             store.set_aside(store.layout.owned(place.status, actor.name), place.filename)
             action = "set aside"
         else:
@@ -334,6 +333,16 @@ def _give_away(
         steps.append(Recovered(place.name.id, place.filename, owner.name, action))
         del places[filename]
     return steps
+
+
+def _arrived(store: Store) -> dict[int, int]:
+    """v8: the attempts of the jobs that are where the old owner could still have moved them."""
+    arrived = {job: ended.attempt for job, ended in store.outcomes().ended.items()}
+    if store.workflow.failure_handlers:
+        # or to ready, as a later attempt, that others may have claimed since; what we hold ourselves is of this one
+        for job, place in store.snapshot().items():
+            arrived[job] = place.name.attempt if place.status in OUTCOMES else place.name.attempt - 1
+    return arrived
 
 
 def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause], started: Mapping[str, Any]) -> str:
