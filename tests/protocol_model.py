@@ -30,6 +30,8 @@ class Rules(NamedTuple):
     release_waits: bool = True  # r1: only when what is awaited is in done/
     result_before: bool = True  # f2 before f3: the result is in the file before it is shown
     looks_again: bool = True  # v7: a taker that was overruled may have renamed a directory meanwhile
+    look_everywhere: bool = True  # v8: a later attempt that arrived in ready/ (f3') counts
+    retries_are_given: bool = True  # v9: a result that bears retry_rule is not shown, but the job given back
 
 
 class Faults(NamedTuple):
@@ -39,10 +41,14 @@ class Faults(NamedTuple):
     declared: int = 0  # runners that are declared dead while they live
     lost_replies: int = 0
     stale_paths: bool = False  # a renamed directory is reached by its old path until it is removed
+    retries: int = 0  # results that a failure handler has run again
 
 
 class File(NamedTuple):
-    """One file of a job: where it lies, the attempt in its name, the attempts whose results it holds."""
+    """One file of a job: where it lies, the attempt in its name, the attempts whose results it holds.
+
+    A result that bears a retry_rule is noted as minus its attempt.
+    """
 
     job: int
     place: str
@@ -117,7 +123,7 @@ class Protocol:
                     yield from self._claims(state, who)
                     yield from self._releases(state, who)
                 yield from self._takes(state, who)
-            elif actor.at in ("claimed", "unsure", "started", "written", "recorded"):
+            elif actor.at in ("claimed", "unsure", "started", "written", "recorded", "to retry"):
                 yield from self._runs(state, who, actor)
             elif actor.at != "fenced":
                 yield from self._recovers(state, who, actor)
@@ -181,15 +187,21 @@ class Protocol:
     def _put_result(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
         there = [directory for directory in self._reach(state, RUNNING, who) if (directory, job) in state.spares]
         for directory in there:
-            recorded = self._record(state, directory, job, attempt)
+            recorded = self._record(state, directory, job, attempt, attempt)
             yield f"f2 {who}", self._go(recorded, who, "recorded", job, attempt)
+            if state.faults.retries:
+                recorded = self._record(state, directory, job, attempt, -attempt)
+                recorded = recorded._replace(faults=state.faults._replace(retries=state.faults.retries - 1))
+                yield f"f2 {who} to retry", self._go(recorded, who, "to retry", job, attempt)
         if not there:
             yield f"look {who}", self._looked(state, who, RUNNING, "started")
 
     def _finish(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
         for directory in self._reach(state, RUNNING, who):
             source = self._find(state, job, directory, attempt)
-            if source:
+            if source and state.actors[who].at == "to retry":
+                yield f"f3' {who}", self._go(self._give_back(state, source), who, "idle")
+            elif source:
                 yield f"f3 {who}", self._go(self._show(state, source), who, "idle")
         yield from self._missing(state, who, RUNNING, job, attempt)
 
@@ -202,7 +214,7 @@ class Protocol:
                 moved = moved._replace(started=moved.started | {(job, attempt, who)})
                 if (job, attempt) in {(each, number) for each, number, _ in state.started}:
                     raise Broken(f"attempt {job}.{attempt} is executed twice")
-                if source.results:
+                if any(result > 0 for result in source.results):
                     raise Broken(f"job {job} has a result and is executed again")
                 yield f"t2 {who}", self._go(moved, who, "started", job, attempt)
         yield from self._missing(state, who, PENDING, job, attempt)
@@ -303,12 +315,19 @@ class Protocol:
             return f"v11 {who}", self._put(state, who, actor._replace(at="idle", taking=()))
         file = mine[0]
         arrived = [each for each in state.files if each.place == "done" and each.job == file.job]
-        if self.rules.look_in_done and any(each.attempt >= file.attempt for each in arrived):
+        elsewhere = [each for each in state.files if each.job == file.job and each.place not in ("aside", "done")]
+        later = self.rules.look_everywhere and any(each.attempt > file.attempt for each in elsewhere)
+        if later or (self.rules.look_in_done and any(each.attempt >= file.attempt for each in arrived)):
             return f"v8 {who} aside", self._move(state, file, "aside")
-        if self.rules.result_counts and file.place[0] == RUNNING and file.attempt in file.results:
+        results = file.results if self.rules.retries_are_given else tuple(map(abs, file.results))
+        if self.rules.result_counts and file.place[0] == RUNNING and file.attempt in results:
             return f"v9 {who}", self._show(state, file)
+        return f"v10 {who}", self._give_back(state, file)
+
+    def _give_back(self, state: State, file: File) -> State:
+        """v10, f3'."""
         raised = file._replace(place="ready", attempt=file.attempt + (1 if self.rules.new_attempt else 0))
-        return f"v10 {who}", self._replace_file(state, file, raised)
+        return self._replace_file(state, file, raised)
 
     # -- the filesystem -------------------------------------------------------------------------------------
 
@@ -340,10 +359,10 @@ class Protocol:
         return state._replace(files=frozenset(files), ever_ready=ready)
 
     @staticmethod
-    def _record(state: State, directory: str, job: int, attempt: int) -> State:
+    def _record(state: State, directory: str, job: int, attempt: int, result: int) -> State:
         """f2: the file that was written aside takes the job's name, whether that is still there or not."""
         there = Protocol._find(state, job, directory, attempt)
-        results = (*(there.results if there else ()), attempt)
+        results = (*(there.results if there else ()), result)
         files = (state.files - {there}) if there else state.files
         return state._replace(
             files=files | {File(job, directory, attempt, results)}, spares=state.spares - {(directory, job)}
@@ -380,7 +399,7 @@ class Protocol:
             files = [file for file in state.files if file.job == job and file.place != "aside"]
             if not files:
                 raise Broken(f"I1: job {job} is lost")
-            if any(len(set(file.results)) != len(file.results) for file in files):
+            if any(len(set(map(abs, file.results))) != len(file.results) for file in files):
                 raise Broken(f"I3: job {job} has two results of one attempt")
         waits = self.chained and not any(job == 0 for job, _ in state.shown)
         if waits and any(file.job == 1 and file.place != "blocked" for file in state.files):

@@ -14,6 +14,7 @@ from protocol_model import Broken, Faults, Protocol, Rules, explore
         (1, False, Faults(crashes=2, stale_paths=True), 3_000),
         (1, False, Faults(declared=2, stale_paths=True), 5_000),
         (1, False, Faults(crashes=1, declared=1, lost_replies=1, stale_paths=True), 20_000),
+        (1, False, Faults(crashes=1, declared=1, stale_paths=True, retries=1), 40_000),
         pytest.param(2, True, Faults(crashes=1, declared=1, stale_paths=True), 40_000, marks=pytest.mark.slow),
         pytest.param(
             2, True, Faults(crashes=1, declared=1, lost_replies=2, stale_paths=True), 40_000, marks=pytest.mark.slow
@@ -23,7 +24,18 @@ from protocol_model import Broken, Faults, Protocol, Rules, explore
             1, False, Faults(crashes=2, declared=2, lost_replies=1, stale_paths=True), 40_000, marks=pytest.mark.slow
         ),
     ],
-    ids=["alone", "crash", "crashes", "declared dead", "all faults", "chain", "chain with lost replies", "two", "many"],
+    ids=[
+        "alone",
+        "crash",
+        "crashes",
+        "declared dead",
+        "all faults",
+        "retry",
+        "chain",
+        "chain with lost replies",
+        "two",
+        "many",
+    ],
 )
 def test_every_reachable_state_keeps_the_invariants(jobs: int, chained: bool, faults: Faults, least: int) -> None:
     protocol = Protocol(jobs=jobs, chained=chained, rules=Rules(), faults=faults)
@@ -43,10 +55,14 @@ def test_every_reachable_state_keeps_the_invariants(jobs: int, chained: bool, fa
         ("enoent_looks", "the work ends with job 0 in"),
         ("release_waits", "I5"),
         ("result_before", "done without a result"),
+        ("look_everywhere", "executed twice"),
+        ("retries_are_given", "done without a result"),
     ],
 )
 def test_each_law_is_needed(law: str, breaks: str) -> None:
     faults = Faults(crashes=1, declared=1, lost_replies=1, stale_paths=True)
+    if law in ("look_everywhere", "retries_are_given"):
+        faults = faults._replace(lost_replies=0, retries=1)
     chained = law == "release_waits"
     protocol = Protocol(jobs=1 + chained, chained=chained, rules=Rules()._replace(**{law: False}), faults=faults)
     with pytest.raises(Broken, match=breaks):

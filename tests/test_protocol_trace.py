@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import spooltools as tools
 from protocol_model import Faults, Protocol, Rules, State
@@ -31,7 +32,7 @@ _STEPS = [  # (call, source, target, the model's step)
     ("unlink", r"\w+/(?P<who>[^/~]+)~[^/]+/\..*", r"", "v6 {who} spare?"),  # or an old content
     ("rmdir", r"running/(?P<who>[^/~]+)~(?P<other>[^/]+)", r"", "v7 {who} R{who}~{other}"),
     ("rmdir", r"pending/(?P<who>[^/~]+)~(?P<other>[^/]+)", r"", "v7 {who} P{who}~{other}"),
-    ("rename", rf"(?:pending|running)/(?P<who>[^/~]+)/{_JOB}", r"ready/.*", "v10 {who}"),
+    ("rename", rf"(?:pending|running)/(?P<who>[^/~]+)/{_JOB}", r"ready/.*", "{gives} {who}"),
 ]
 _SILENT = re.compile(r"look|crash|declare|v8|v11|v5 \d (done|again)|v7 \d done")
 _NOT_OF_JOBS = re.compile(r"runners/|requests/|(pending|running)/[^/~]+$")  # births, beats, ends
@@ -77,8 +78,8 @@ def labels(calls: list[tuple[str, str, str]], actors: list[str]) -> Iterator[str
                 if (found["who"], target) not in begun:
                     break  # a taker notes a lost attempt: that is no result
                 recorded.add((found["who"], target))
-            shows = "f3" if (found.get("who", ""), source) in recorded else "v9"
-            yield label.format(**numbered, shows=shows)
+            own = (found.get("who", ""), source) in recorded
+            yield label.format(**numbered, shows="f3" if own else "v9", gives="f3'" if own else "v10")
             break
         else:
             assert _NOT_OF_JOBS.match(source), f"the model has no step for {name} {source} -> {target}"
@@ -88,7 +89,7 @@ def replay(protocol: Protocol, steps: list[str]) -> None:
     """Some way through the model takes these steps in this order."""
     states = _silently(protocol, {protocol.initial()})
     for number, step in enumerate(steps):
-        wanted = re.compile(re.escape(step.removesuffix("?")).replace(r"\*", r"\d"))
+        wanted = re.compile(re.escape(step.removesuffix("?")).replace(r"\*", r"\d") + "( to retry)?")
         after = {new for state in states for name, new in protocol.steps(state) if wanted.fullmatch(name)}
         if step.endswith("?"):
             after |= states
@@ -138,13 +139,36 @@ def taken_back_from_both(one: Hand, other: Hand) -> None:
     _taken_back(other, one)
 
 
+def run_again_by_the_other(one: Hand, other: Hand) -> None:
+    one.take("first")
+    one.retry(1)
+    other.take("first")
+    other.finish(1, Status.COMPLETED)
+
+
+def taken_back_with_a_result_to_retry(one: Hand, other: Hand) -> None:
+    one.take("first")
+    filename, name, claimed = one.running[1]
+    failed = msgspec.structs.replace(tools.result(one.name, name.attempt, Status.FAILED), retry_rule=1)
+    assert one.actor.record_result(filename, claimed.content, failed)
+    _taken_back(one, other)
+
+
 def _taken_back(dead: Hand, other: Hand) -> None:
     changes.recover(other.store, said_dead=[dead.name])
 
 
 @pytest.mark.parametrize(
     "story",
-    [both_run_it, taken_back_when_pending, taken_back_when_running, taken_back_with_its_result, taken_back_from_both],
+    [
+        both_run_it,
+        taken_back_when_pending,
+        taken_back_when_running,
+        taken_back_with_its_result,
+        taken_back_from_both,
+        run_again_by_the_other,
+        taken_back_with_a_result_to_retry,
+    ],
 )
 def test_what_the_code_does_the_model_allows(
     story: Callable[[Hand, Hand], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -157,7 +181,9 @@ def test_what_the_code_does_the_model_allows(
     story(one, other)
     names = [one.name, other.name]
     names += dict.fromkeys(name for _, _, target in traced.calls for name in _takers(target))
-    protocol = Protocol(jobs=2, takers=len(names) - 2, chained=True, rules=Rules(), faults=Faults(declared=2))
+    protocol = Protocol(
+        jobs=2, takers=len(names) - 2, chained=True, rules=Rules(), faults=Faults(declared=2, retries=1)
+    )
     steps = list(labels(traced.calls, names))
     assert len(steps) > 4
     replay(protocol, steps)
