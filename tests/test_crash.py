@@ -23,11 +23,11 @@ import pytest
 import spooltools as tools
 from spooltools import BROKEN, FULL, READS, Fault, Hand, TornWrite, Wanted, check_invariants
 
-from torc_spool import changes, fsops, naming, processes
+from torc_spool import changes, fsops, naming, processes, userdata
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
-from torc_spool.model import FailureHandler, Rule, Status, Stdio
+from torc_spool.model import FailureHandler, Rule, Status, Stdio, UserData
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import RUNNER_VARIABLE
 from torc_spool.runner import Options, Runner
@@ -1028,6 +1028,29 @@ def test_the_crash_table_x22_output_of_a_job_that_has_completed_is_left_and_its_
     assert tools.drain(spool) == {"first": COMPLETED}
 
 
+@pytest.mark.parametrize("error", [None, FULL], ids=["killed", "full"])
+def test_the_crash_table_x23_x24_user_data_is_the_old_value_or_the_new_one(error: int | None, base: Path) -> None:
+    """X23, X24."""
+    for n in itertools.count(1):
+        spool = str(base / f"n{n}")
+        spec = tools.workflow({"first": Wanted()})
+        tools.submit(spool, msgspec.structs.replace(spec, user_data=(UserData(name="a b", data={"old": 1}),)))
+        fault = Fault(n, error=error, when=changes_something)
+        ending = tools.in_child(lambda spool=spool: tools.open_workflow(spool), _update, fault)  # type: ignore[misc]
+        store = tools.open_workflow(spool)
+        value = bytes(userdata.read(store, userdata.find(store, "a b")).data)
+        assert value == (b'{"new":2}' if ending.how == "done" else b'{"old":1}')
+        _update(store)
+        assert bytes(userdata.read(store, userdata.find(store, "a b")).data) == b'{"new":2}'
+        if ending.how == "done":
+            break
+    assert n > 2
+
+
+def _update(store: Any) -> None:
+    userdata.update(store, userdata.find(store, "a b"), b'{"new":2}')
+
+
 # -- a real runner
 
 
@@ -1396,8 +1419,9 @@ def test_the_tests_name_every_row_and_every_invariant_of_the_document() -> None:
     document = (here.parent / "docs" / "spool-format.md").read_text()
     rows = re.findall(r"^\| (X\d+) \|", document, re.MULTILINE)
     invariants = re.findall(r"\*\*(I\d+)\*\*", document)
-    assert [len(rows), len(invariants)] == [22, 12]
+    assert sorted(rows, key=lambda row: int(row[1:])) == [f"X{number}" for number in range(1, len(rows) + 1)]
+    assert len(invariants) == 12
     tests = "".join(path.read_text() for path in (here / name for name in ("test_crash.py", "spooltools.py")))
     missing = [name for name in rows + invariants if not re.search(rf"\b{name}\b", tests)]
     assert not missing
-    assert {row.row for row in ROWS} | {"X6", "X22"} == set(rows)
+    assert {row.row for row in ROWS} | {"X6", "X22", "X23", "X24"} == set(rows)

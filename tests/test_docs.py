@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from cliutil import Lab
 
-from torc_spool import errors, spec, specrecords
+from torc_spool import errors, spec, specnotes, specrecords
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -270,10 +270,16 @@ def test_specs_that_a_page_shows_are_valid(page: Path) -> None:
     [
         ("The file", specrecords.WorkflowRecord),
         ("A job", specrecords.JobRecord),
+        ("A file", specrecords.FileRecord),
+        ("A user data", specrecords.UserDataRecord),
         ("A resource requirement", specrecords.RequirementRecord),
         ("A scheduler", specrecords.SchedulerRecord),
+        ("A failure handler", specrecords.HandlerRecord),
+        ("A rule of a failure handler", specrecords.RuleRecord),
+        ("An action", specrecords.ActionRecord),
+        ("Stdio", specrecords.StdioRecord),
     ],
-    ids=["file", "job", "requirement", "scheduler"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_fields_of_the_spec_are_documented(heading: str, record: type[msgspec.Struct]) -> None:
     section = (ROOT / "docs/spec.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
@@ -286,3 +292,10 @@ def test_fields_of_the_spec_are_documented(heading: str, record: type[msgspec.St
             assert defaults[name] == "must be given"
         elif isinstance(field.default, int):
             assert defaults[name] == str(field.default).lower()
+        elif isinstance(field.default, str):
+            assert defaults[name] == f"`{field.default}`" or name == "parameter_mode"
+
+
+def test_what_is_read_and_not_acted_on_is_documented() -> None:
+    section = (ROOT / "docs/spec.md").read_text().split("\n## Read but not acted on\n")[1].split("\n## ")[0]
+    assert set(specnotes.KEPT) <= set(re.findall(r"`(\w+)`", section))

@@ -23,7 +23,7 @@ def check_inputs(jobs: Iterable[Job], cwd: str) -> None:
     missing = missing_inputs(jobs, cwd)
     if not missing:
         return
-    shown = [f"{quote(path)} of job {quote(job)}" for path, job in list(missing.items())[:_SHOWN]]
+    shown = [f"{path!r} of job {quote(job)}" for path, job in list(missing.items())[:_SHOWN]]
     more = f" and {len(missing) - len(shown)} more" if len(missing) > len(shown) else ""
     verb = "files are" if len(missing) > 1 else "file is"
     raise SpecError(

@@ -52,8 +52,6 @@ def notes(
         said.append("is_ephemeral: all user data stays until the workflow is deleted")
     if any(name.startswith("TORC_") for env in (record.env, *(job.env for job in jobs)) for name in env):
         said.append("env: of the variables that begin with TORC_, those that the runner sets keep its values")
-    if any(len(item) > ("name" in item) for item in record.slurm_schedulers) or record.slurm_defaults:
-        said.append("slurm_schedulers, slurm_defaults: kept as given; allocations are not made from them yet")
     if any(
         item.get("trigger_type") not in OF_JOBS and (item.get("jobs") or item.get("job_name_regexes"))
         for item in record.actions
