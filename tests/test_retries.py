@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import cliutil
-import msgspec
 import pytest
 from cliutil import Background, Gate, Lab
 
@@ -233,22 +231,3 @@ def test_runners_that_die_use_up_no_retry_whatever_they_were_at(lab: Lab) -> Non
     )
     assert said(lab, 5) == "done 5\n"
     lab.check()
-
-
-# -- the page
-
-
-def test_the_example_of_the_page_on_failure_handlers(lab: Lab) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "failure-handlers.md").read_text()
-    saved = dict(re.findall(r"Save this as `([^`]+)`:\n\n```\w+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
-    for name, text in saved.items():
-        (lab.cwd / name).write_text(text)
-    spec = json.loads(saved["solve.json"])
-    handlers = msgspec.convert(spec["failure_handlers"], tuple[FailureHandler, ...])
-    solve, plot = spec["jobs"]
-    lab.submit_jobs(Job(id=1, **solve), Job(id=2, **{**plot, "depends_on": (1,)}), failure_handlers=handlers)
-    (session,) = re.findall(r"^```shell\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    _, _, *steps = [step.split("\n", 1) for step in session.removeprefix("$ ").split("\n$ ")]
-    lab.run(1)
-    for command, printed in steps:
-        assert lab.torc(*command.split()[1:]).stdout.rstrip("\n") == printed.rstrip("\n"), command
