@@ -24,7 +24,7 @@ import pytest
 from torc_spool import fsops, naming, processes
 from torc_spool.actor import identity, new_name
 from torc_spool.errors import BadName, Fenced, StorageError
-from torc_spool.model import OUTCOMES, Attempt, Job, RunnerRecord, Status, WorkflowSpec
+from torc_spool.model import OUTCOMES, Action, Attempt, Job, RunnerRecord, Status, Trigger, WorkflowSpec
 from torc_spool.naming import Cause, JobName
 from torc_spool.select import Free, Offer
 from torc_spool.served import Claimed, Served, serve_directories
@@ -54,7 +54,18 @@ class Wanted(NamedTuple):
     priority: int = 0
 
 
-def workflow(jobs: dict[str, Wanted], *, name: str = "test", schedulers: Collection[str] = ()) -> WorkflowSpec:
+class Do(NamedTuple):
+    """An action of a workflow to make."""
+
+    trigger: Trigger
+    commands: tuple[str, ...] = ("true",)
+    jobs: tuple[str, ...] = ()
+    persistent: bool = False
+
+
+def workflow(
+    jobs: dict[str, Wanted], *, name: str = "test", schedulers: Collection[str] = (), actions: Collection[Do] = ()
+) -> WorkflowSpec:
     """A specification as if it had been read from a file."""
     ids = {job: number for number, job in enumerate(jobs, 1)}
     return WorkflowSpec(
@@ -71,6 +82,17 @@ def workflow(jobs: dict[str, Wanted], *, name: str = "test", schedulers: Collect
                 cancel_on_blocking_job_failure=not wanted.anyway,
             )
             for job, wanted in jobs.items()
+        ),
+        actions=tuple(
+            Action(
+                number=number,
+                trigger=do.trigger,
+                kind="run_commands",
+                jobs=tuple(ids[job] for job in do.jobs),
+                commands=do.commands,
+                persistent=do.persistent,
+            )
+            for number, do in enumerate(actions, 1)
         ),
     )
 
