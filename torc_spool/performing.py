@@ -59,7 +59,8 @@ class Performer:
         self._current: tuple[Action, ActionName, Errand] | None = None
         self._known: dict[str, Action] = {}  # contents by file name
         self._own: dict[int, tuple[Action, ActionName]] | None = None  # of each runner, and not yet performed by us
-        self._begun = False  # whether the actions of the start are behind us
+        self._begun = False  # whether the actions of the start are behind us; a finished workflow may start again
+        self._entered = False  # whether they ever were: this runner has served the workflow, and takes its leave
         self._leaving = False
         self._sick = False  # this node can start no command: actions are left to others
         self.waits = False  # for another runner, who performs an action of the start
@@ -114,7 +115,7 @@ class Performer:
         for action, name in list(self._of_ours().values()):
             if action.trigger in triggers.AT_START and self._begin_own(action, name):
                 return False
-        self._begun = self.watch.due = True
+        self._begun = self._entered = self.watch.due = True
         return True
 
     def _others_start(self) -> bool:
@@ -157,7 +158,7 @@ class Performer:
             if name.trigger is not Trigger.WORKFLOW_START and (action := self._load("waiting", name)) is not None:
                 files[number] = (action, name)
         files = {number: each for number, each in files.items() if actions.performs(each[0])}
-        if self._begun:
+        if self._entered:
             files |= self._of_ours()
         waiting = {number: action for number, (action, _) in files.items()}
         with_ready = any(action.trigger is Trigger.JOBS_READY for action in waiting.values())
@@ -174,7 +175,7 @@ class Performer:
         return False
 
     def look_idly(self) -> bool:
-        """The same for who has nothing else to do, who tells what others have left undone; rarely once all is finished."""
+        """The same for who has nothing else to do; says what others have left undone. Rarely once all is finished."""
         news = self.stale or self.watch.due or self.watch.ended_some
         is_quiet = self._served.finished and not news and time.monotonic() < self._looked + FINISHED_AGE_S
         if self.waits or self._current is not None or is_quiet:
@@ -283,7 +284,7 @@ class Performer:
         """The runner is about to leave: what it has to perform before. True while that has not ended."""
         if self._current is not None:
             return True
-        if not self._begun:
+        if not self._entered:
             return False
         self._leaving = True
         for action, name in list(self._of_ours().values()):
