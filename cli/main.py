@@ -25,6 +25,7 @@ COMMANDS = {
     "workflows": ("show", "workflows"),
     "jobs": ("show", "jobs"),
     "results": ("show", "results"),
+    "actions": ("actions", "actions"),
     "logs": ("logs", "logs"),
     "user-data": ("userdata", "user_data"),
     "wait": ("wait", "wait"),

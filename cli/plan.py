@@ -70,7 +70,7 @@ def _of_workflow(spool: Spool, workflow_id: int) -> _Subject:
     snapshot = store.snapshot()
     states = {job.id: str(snapshot[job.id].status) if job.id in snapshot else _SET_ASIDE for job in jobs}
     try:
-        return _Subject(store.workflow.name, plan(jobs), store.workflow.id, states)
+        return _Subject(store.workflow.name, plan(jobs, store.action_records()), store.workflow.id, states)
     except Circle as error:
         raise DamagedFile(store.layout.jobs_file, f"{error}; it was changed after the submit") from error
 

@@ -26,6 +26,9 @@ def status(state: State, workflow_id: int) -> None:
     done = "finished" if row["finished"] else "not finished"
     total = "1 job" if row["total"] == 1 else f"{row['total']} jobs"
     click.echo(f"workflow {row['id']} {clean(row['name'])}: {done}; {total}: {counts or 'none'}{aside}")
+    acts = ", ".join(f"{count} {name}" for name, count in row.get("actions", {}).items() if count)
+    if acts:
+        click.echo(f"actions: {acts}; see torc-spool actions list {row['id']}")
     for runner in row["runners"]:
         if runner["state"] == "ended":
             continue

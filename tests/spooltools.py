@@ -25,7 +25,7 @@ import pytest
 from torc_spool import fsops, naming, processes
 from torc_spool.actor import Given, identity, new_name
 from torc_spool.errors import BadName, Fenced, StorageError
-from torc_spool.model import OUTCOMES, Attempt, Job, RunnerRecord, Status, WorkflowSpec
+from torc_spool.model import OUTCOMES, Action, Attempt, Job, RunnerRecord, Status, Trigger, WorkflowSpec
 from torc_spool.naming import Cause, JobName
 from torc_spool.recording import obey_late_wish
 from torc_spool.select import Free, Offer
@@ -56,7 +56,18 @@ class Wanted(NamedTuple):
     priority: int = 0
 
 
-def workflow(jobs: dict[str, Wanted], *, name: str = "test", schedulers: Collection[str] = ()) -> WorkflowSpec:
+class Do(NamedTuple):
+    """An action of a workflow to make."""
+
+    trigger: Trigger
+    commands: tuple[str, ...] = ("true",)
+    jobs: tuple[str, ...] = ()
+    persistent: bool = False
+
+
+def workflow(
+    jobs: dict[str, Wanted], *, name: str = "test", schedulers: Collection[str] = (), actions: Collection[Do] = ()
+) -> WorkflowSpec:
     """A specification as if it had been read from a file."""
     ids = {job: number for number, job in enumerate(jobs, 1)}
     return WorkflowSpec(
@@ -73,6 +84,17 @@ def workflow(jobs: dict[str, Wanted], *, name: str = "test", schedulers: Collect
                 cancel_on_blocking_job_failure=not wanted.anyway,
             )
             for job, wanted in jobs.items()
+        ),
+        actions=tuple(
+            Action(
+                number=number,
+                trigger=do.trigger,
+                kind="run_commands",
+                jobs=tuple(ids[job] for job in do.jobs),
+                commands=do.commands,
+                persistent=do.persistent,
+            )
+            for number, do in enumerate(actions, 1)
         ),
     )
 
@@ -124,6 +146,7 @@ class Tree(NamedTuple):
     runners: dict[str, str]  # the directories of their records, at any depth
     owned: set[str]  # directories below pending/ and running/
     fixed: dict[str, bytes]
+    actions: dict[int, list[str]]  # where the files of each are
     deleted: bool = False
 
     def one(self, job: int) -> Seen:
@@ -139,7 +162,7 @@ class Tree(NamedTuple):
 
 def read(root: str) -> Tree:
     """Everything in a workflow's directory that is no output."""
-    tree = Tree({}, [], [], [], [], {}, set(), {}, not os.path.isdir(root))
+    tree = Tree({}, [], [], [], [], {}, set(), {}, {}, not os.path.isdir(root))
     if tree.deleted:
         return tree
     _read_jobs(tree, f"{root}/blocked", Status.BLOCKED, None)
@@ -157,8 +180,15 @@ def read(root: str) -> Tree:
     tree.aside.extend(os.listdir(f"{root}/aside"))
     tree.requests.extend(os.listdir(f"{root}/requests"))
     _read_runners(tree, f"{root}/runners")
-    for name in ("workflow.json", "jobs.jsonl", "spec.yaml"):
-        tree.fixed[name] = _bytes(f"{root}/{name}")
+    for where in ("waiting", "running", "done", "persistent") if os.path.isdir(f"{root}/actions") else ():
+        for filename in os.listdir(f"{root}/actions/{where}"):
+            name = naming.parse_action(filename)
+            if name is not None:
+                tree.actions.setdefault(name.number, []).append(f"{where}/{filename}")
+            elif not filename.startswith("."):
+                tree.odd.append(f"{root}/actions/{where}/{filename}")
+    for fixed in ("workflow.json", "jobs.jsonl", "spec.yaml"):
+        tree.fixed[fixed] = _bytes(f"{root}/{fixed}")
     return tree
 
 
@@ -206,7 +236,7 @@ def check_invariants(
     early: Collection[int] = (),
     damaged: Collection[int] = (),
 ) -> Tree:
-    """Hold a workflow's directory against I1 to I6, I9, I10 and I12; returns what was read.
+    """Hold a workflow's directory against I1 to I6, I9, I10, I12 and I13; returns what was read.
 
     With `before`, what an earlier call returned, also against what may have become of that. Jobs that a person moved
     `by_hand` may have kept their attempt, those that are `early` may be ready before what they wait for has ended, and
@@ -223,6 +253,10 @@ def check_invariants(
         seen = tree.jobs.get(job, [])
         places = [f"{found.status}/{found.detail or ''}/{found.filename}" for found in seen]
         assert len(seen) == 1 or (not seen and job in tree.evidence), f"I1: job {job} lies in {places}"
+    evidence = {found.number for name in tree.aside if (found := naming.aside_action(name.removeprefix(".")))}
+    for number in range(1, json.loads(tree.fixed["workflow.json"]).get("num_actions", 0) + 1):
+        files = tree.actions.get(number, [])
+        assert len(files) == 1 or (not files and number in evidence), f"I13: action {number} lies in {files}"
     for path in tree.temporaries:
         assert f"{root}/running/" in path or f"{root}/pending/" in path, f"{path}: a temporary that nobody owns"
     for (seen,) in (found for job, found in tree.jobs.items() if found and job not in damaged):

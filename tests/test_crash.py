@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import spooltools as tools
-from spooltools import BROKEN, FULL, READS, Fault, Hand, TornWrite, Wanted, check_invariants
+from spooltools import BROKEN, FULL, READS, Do, Fault, Hand, TornWrite, Wanted, check_invariants
 
-from torc_spool import changes, fsops, naming, processes, userdata
+from torc_spool import actions, changes, fsops, naming, processes, userdata
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
-from torc_spool.model import FailureHandler, Rule, Status, Stdio, UserData
+from torc_spool.model import FailureHandler, Rule, Status, Stdio, Trigger, UserData
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import RUNNER_VARIABLE
 from torc_spool.runner import Options, Runner
@@ -55,7 +55,10 @@ THE_END = {
     "anyway": COMPLETED,
     "alone": COMPLETED,
 }
-SMALL = tools.workflow({"first": Wanted(), "second": Wanted(after=("first",)), "alone": Wanted()})
+SMALL = tools.workflow(
+    {"first": Wanted(), "second": Wanted(after=("first",)), "alone": Wanted()},
+    actions=(Do(Trigger.WORKFLOW_COMPLETE), Do(Trigger.WORKER_START)),
+)
 ONCE = tools.workflow(
     {
         "bad": Wanted("once"),
@@ -507,6 +510,67 @@ def _taken_back(spool: str) -> None:
 scenario("recovery", changes.recover, make=_a_dead_runner, prepare=tools.open_workflow, carry_on=_taken_back)
 
 
+# -- actions
+
+
+def make_small(spool: str) -> None:
+    tools.submit(spool, SMALL)
+
+
+def _perform(hand: Hand) -> None:
+    name = actions.listed(hand.store, "waiting")[0][1]
+    mine = actions.claim(hand.store, name, hand.name)
+    assert mine is not None
+    assert actions.finish(hand.store, mine, 0)
+
+
+def _performed(spool: str) -> None:
+    make_small(spool)
+    tools.dead_runner(spool, _perform)
+
+
+def _action(spool: str) -> tuple[str, int | None]:
+    (row, _) = actions.rows(tools.open_workflow(spool))
+    return row["state"], row["performance"]
+
+
+def _performed_in_the_end(spool: str) -> None:
+    """By those who live; what was interrupted only once somebody has it repeated."""
+    assert set(tools.drain(spool).values()) == {COMPLETED}
+    if _action(spool)[0] in ("interrupted", "set_aside"):
+        actions.repeat(tools.open_workflow(spool), 1)
+    hand = hand_of(spool)
+    if _action(spool)[0] == "waiting":
+        _perform(hand)
+    hand.leave()
+    assert _action(spool)[0] == "done"
+
+
+def _action_set_aside(spool: str) -> None:
+    make_small(spool)
+    store = tools.open_workflow(spool)
+    (filename,) = os.listdir(store.layout.actions_waiting)
+    assert store.park(store.layout.actions_waiting, filename)
+
+
+scenario("perform", _perform, make=make_small, carry_on=_performed_in_the_end)
+for _name, _make in {"repeat action": _performed, "make action anew": _action_set_aside}.items():
+    scenario(
+        _name,
+        lambda store: actions.repeat(store, 1),
+        make=_make,
+        prepare=tools.open_workflow,
+        carry_on=_performed_in_the_end,
+    )
+scenario(
+    "rearm",
+    lambda store: actions.rearm(store, {FIRST}),
+    make=_performed,
+    prepare=tools.open_workflow,
+    carry_on=_performed_in_the_end,
+)
+
+
 # -- every call
 
 
@@ -603,7 +667,9 @@ def test_refused_each_call_by_a_broken_disk(name: str, made: Callable[[str], str
 
 
 @pytest.mark.parametrize("error", [None, FULL], ids=["killed", "full"])
-@pytest.mark.parametrize("name", ["first submit", "birth", "finish", "recovery", "make anew", "end of a runner"])
+@pytest.mark.parametrize(
+    "name", ["first submit", "birth", "finish", "recovery", "make anew", "make action anew", "end of a runner"]
+)
 def test_stopped_in_the_middle_of_each_content(
     name: str, error: int | None, made: Callable[[str], str], base: Path
 ) -> None:
@@ -753,6 +819,13 @@ def _aside(spool: str) -> None:
 def _deleted(spool: str) -> None:
     assert not os.path.exists(root(spool))
     assert os.listdir(f"{spool}/.trash") == ["1-deleted"]
+
+
+def _action_is(*expected: object) -> Callable[[str], None]:
+    def check(spool: str) -> None:
+        assert _action(spool) == expected
+
+    return check
 
 
 _J = r"/9[^/]*-"  # how the name of a job's file begins, before its slug
@@ -932,6 +1005,10 @@ ROWS = [
         all_of(lies(1, CANCELED, 2), attempts(1, (1, FAILED)), _requests()),
     ),
     Row("X18", "a1", "set aside", ("rename", rf"/pending/[^/]+{_J}alone"), _aside),
+    Row("X25", "x1", "perform", ("rename", r"/actions/waiting/"), _action_is("interrupted", 1)),
+    Row("X26", "x2", "perform", ("rename", r"/actions/running/"), _action_is("done", 1), _action_is("done", 1)),
+    Row("X27", "x3", "repeat action", ("rename", r"/actions/done/"), _action_is("waiting", 2), _action_is("done", 2)),
+    Row("X27", "x3 by rearm", "rearm", ("rename", r"/actions/done/"), _action_is("waiting", 2), _action_is("done", 2)),
     Row("X19", "d1", "delete", ("rename", r"/1-test$"), _deleted),
 ]
 
@@ -1420,7 +1497,7 @@ def test_the_tests_name_every_row_and_every_invariant_of_the_document() -> None:
     rows = re.findall(r"^\| (X\d+) \|", document, re.MULTILINE)
     invariants = re.findall(r"\*\*(I\d+)\*\*", document)
     assert sorted(rows, key=lambda row: int(row[1:])) == [f"X{number}" for number in range(1, len(rows) + 1)]
-    assert len(invariants) == 12
+    assert len(invariants) == 13
     tests = "".join(path.read_text() for path in (here / name for name in ("test_crash.py", "spooltools.py")))
     missing = [name for name in rows + invariants if not re.search(rf"\b{name}\b", tests)]
     assert not missing

@@ -195,7 +195,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     """What commands print with `-f json`: of a workflow with a job that fails, one that waits and one that is bound."""
     lab = Lab(tmp_path_factory.mktemp("json"))
     fails, waits = {"name": "fails", "command": "exit 1"}, {"name": "waits", "depends_on": ["fails"]}
-    lab.spec(fails, waits, {"name": "bound", "scheduler": "s"}, slurm_schedulers=[{"name": "s"}])
+    end = {"trigger_type": "on_workflow_complete", "action_type": "run_commands", "commands": ["true"]}
+    lab.spec(fails, waits, {"name": "bound", "scheduler": "s"}, slurm_schedulers=[{"name": "s"}], actions=[end])
     calls = {
         "submit": "submit spec.json",
         "preview": "preview 1 --num-cpus 2",

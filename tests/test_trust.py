@@ -13,10 +13,12 @@ from typing import Any
 
 import cliutil
 import pytest
+import spooltools
 from cliutil import NOBODY, Lab
 
 from torc_spool.errors import UntrustedSpool
-from torc_spool.layout import FIXED_DIRECTORIES
+from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES
+from torc_spool.model import Trigger
 from torc_spool.spool import Spool
 
 lab = cliutil.lab
@@ -35,6 +37,7 @@ CHANGES = (
     "stop 1 x",
     "recover 1",
     "delete 1",
+    "actions repeat 1 1",
 )
 
 
@@ -101,6 +104,17 @@ def test_every_directory_of_a_state_is_looked_at(flow: Lab, way: str) -> None:
         assert why in str(raised.value)
         shutil.rmtree(flow.spool)
         kept.rename(flow.spool)
+
+
+def test_the_directories_of_actions_are_looked_at_too(lab: Lab) -> None:
+    spec = spooltools.workflow({"one": spooltools.Wanted()}, actions=[spooltools.Do(Trigger.WORKFLOW_START)])
+    Spool(str(lab.spool)).submit(spec, spooltools.VERBATIM)
+    for directory in ACTION_DIRECTORIES:
+        others_may_write(lab.root() / directory)
+        with pytest.raises(UntrustedSpool, match=f"{directory}: "):
+            Spool(str(lab.spool)).open_to_change(1)
+        (lab.root() / directory).chmod(0o755)
+    Spool(str(lab.spool)).open_to_change(1)
 
 
 def test_every_command_that_changes_refuses_and_those_that_look_do_not(flow: Lab) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 
 from torc_spool import processes, recording
 from torc_spool.actor import Given
+from torc_spool.errands import Errands
 from torc_spool.errors import StorageError
 from torc_spool.execution import TASK_VARIABLE, Ending, Execution, end_children, orphans
 from torc_spool.model import Status
@@ -23,7 +24,7 @@ from torc_spool.naming import Cause
 from torc_spool.served import Claimed, Served
 from torc_spool.slots import Slots
 from torc_spool.spawn import Spawner
-from torc_spool.starter import Starter
+from torc_spool.starter import BASH, Starter
 
 MEMORY_SAMPLE_S = 1.0
 RECORD_RETRY_S = 5.0
@@ -50,6 +51,7 @@ class Executor:
         self._limits = limit_resources and not slots.ignores_resources
         self._tell, self._complain = tell, complain
         self._spawner = Spawner(wake)
+        self.errands = Errands(wake, complain, BASH)  # what runs beside the jobs
         self._running: dict[int, Execution] = {}  # by pid
         self._launching: dict[int, Execution] = {}  # by id(execution): their processes are being made
         self._unstarted: list[Execution] = []  # running, as the spool sees it, but the process could not be made
@@ -72,11 +74,11 @@ class Executor:
 
     @property
     def has_processes(self) -> bool:
-        return bool(self._running or self._launching)
+        return bool(self._running or self._launching or self.errands.any)
 
     @property
     def is_busy(self) -> bool:
-        """Whether any job is in our hands."""
+        """Whether any job is in our hands, or anything else runs."""
         return self.has_processes or self.is_troubled
 
     @property
@@ -95,7 +97,7 @@ class Executor:
 
     def next_at(self) -> float:
         """When a turn is due even if nothing happens, by the monotonic clock."""
-        times = [self._sample_at, self._retry_at, self._orphans_at]
+        times = [self._sample_at, self._retry_at, self._orphans_at, self.errands.next_at()]
         for execution in self._running.values():
             times += [execution.kill_at or math.inf, self._runtime_end(execution)]
         return min(times)
@@ -113,7 +115,7 @@ class Executor:
             self._put_away_orphans()
         self._retry()
         self._heed_limits(time.monotonic())
-        return ended
+        return self.errands.turn() or ended
 
     # -- starts ---------------------------------------------------------------------------------------------
 
@@ -233,6 +235,8 @@ class Executor:
                     self._record(execution)
                 else:
                     self._launch(execution)  # its recovery script is through
+            elif self.errands.exited(exited.si_pid):
+                continue
             elif self._launching:
                 self._take_in(wait=True)  # it ended before we heard that it had begun
             else:
@@ -245,8 +249,8 @@ class Executor:
         if self._orphans_at == math.inf:
             return
         self._orphans_at = math.inf
-        running = {execution.task for execution in self._under_way()}
-        found = orphans(self._running)
+        running = {*(execution.task for execution in self._under_way()), *self.errands.tasks()}
+        found = orphans({*self._running, *self.errands.pids()})
         for task in found.tasks:
             if task not in running:
                 processes.kill_marked(TASK_VARIABLE, task)
@@ -347,11 +351,13 @@ class Executor:
         self._give_up_at = time.monotonic() + self.grace_s + 2 * RECORD_RETRY_S
         for execution in self._under_way():
             execution.end(self._ending, self.grace_s)
+        self.errands.end_all(self.grace_s)
         self.give_back_unstarted()
 
     def kill_all(self) -> None:
         """SIGKILL for every job, at once."""
         self._killing = True
+        self.errands.kill_all()
         for execution in self._under_way():
             execution.kill()
 
@@ -376,6 +382,7 @@ class Executor:
             self._book(wait=True)
         self._launching.clear()
         self.kill_all()
+        self.errands.abandon()
         for execution in self._running.values():
             processes.kill_marked(TASK_VARIABLE, execution.task)
         self._running.clear()
@@ -385,4 +392,5 @@ class Executor:
     def close(self) -> None:
         """End the threads that start processes, and what jobs may have left."""
         self._spawner.close()
+        self.errands.close()
         end_children()

@@ -19,12 +19,24 @@ FIXED_DIRECTORIES = (
     "runners",
     "output",
 )
+ACTION_DIRECTORIES = (  # only where there are actions
+    "actions",
+    "actions/waiting",
+    "actions/running",
+    "actions/done",
+    "actions/persistent",
+)
 
 
 class Layout:
     """The paths of one workflow."""
 
     __slots__ = (
+        "actions_done",
+        "actions_file",
+        "actions_persistent",
+        "actions_running",
+        "actions_waiting",
         "aside",
         "blocked",
         "done",
@@ -60,6 +72,11 @@ class Layout:
         self.output = f"{root}/output"
         self.user_data = f"{root}/user_data"  # only where there is some
         self.user_data_file = f"{root}/user_data.jsonl"
+        self.actions_file = f"{root}/actions.jsonl"
+        self.actions_waiting = f"{root}/actions/waiting"
+        self.actions_running = f"{root}/actions/running"
+        self.actions_done = f"{root}/actions/done"
+        self.actions_persistent = f"{root}/actions/persistent"
 
     def ready_for(self, scheduler: str | None) -> str:
         """The directory of the ready jobs of a scheduler, by its name; None is `any`."""

@@ -116,6 +116,11 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     start_one_worker_per_node: bool = False
     max_parallel_jobs: int | None = None
     persistent: bool = False  # each runner performs it once; always so for the triggers of workers
+    version: int = FORMAT_VERSION
+
+    @property
+    def is_of_each_runner(self) -> bool:
+        return self.persistent or self.trigger in (Trigger.WORKER_START, Trigger.WORKER_COMPLETE)
 
 
 class UserData(msgspec.Struct, frozen=True, kw_only=True):

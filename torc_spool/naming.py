@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from torc_spool.errors import BadName
-from torc_spool.model import MAX_PRIORITY, Needs
+from torc_spool.model import MAX_PRIORITY, Needs, Trigger
 
 MAX_NAME_BYTES = 255
 SLUG_LENGTH = 80
@@ -34,6 +34,10 @@ _OWNER = r"([A-Za-z0-9_][A-Za-z0-9._-]{0,99}-[0-9]{1,10}-[0-9a-f]{8})"
 _RUNNER = re.compile(_OWNER)
 _TAKEN = re.compile(f"{_OWNER}~{_OWNER}")
 _REQUEST = re.compile(rf"cancel-{_ATTEMPT}|stop-{_OWNER}")
+_ACTION = re.compile(
+    rf"((?!000)[0-9]{{3}}|[1-9][0-9]{{3,8}})(?:\.([1-9][0-9]{{0,8}}))?-({'|'.join(Trigger)})"
+    rf"(?:~{_OWNER})?(?:~(0|[1-9][0-9]{{0,2}}))?\.json"
+)
 
 
 class Cause(NamedTuple):
@@ -211,4 +215,54 @@ def _cut(text: str, size: int) -> str:
 def output_names(workflow_id: int, job: JobName) -> tuple[str, str]:
     """File names for an attempt's stdout and stderr: unique to the attempt, so no orphan writes into the next."""
     stem = f"{workflow_id}-{job.id:09d}.{job.attempt}-{job.slug}"
+    return stem + ".out", stem + ".err"
+
+
+class ActionName(NamedTuple):
+    """What the name of an action's file says."""
+
+    number: int
+    trigger: Trigger
+    performance: int | None = None  # from 1, raised by each repeat; None: each runner performs it
+    runner: str | None = None  # who performs it, or has
+    code: int | None = None  # of its commands, once they have ended
+
+    def __str__(self) -> str:
+        performance = "" if self.performance is None else f".{self.performance}"
+        runner = "" if self.runner is None else f"~{self.runner}"
+        code = "" if self.code is None else f"~{self.code}"
+        return f"{self.number:03d}{performance}-{self.trigger}{runner}{code}.json"
+
+    def again(self) -> ActionName:
+        """The name under which it waits to be performed once more."""
+        return ActionName(self.number, self.trigger, (self.performance or 0) + 1)
+
+
+def parse_action(name: str) -> ActionName | None:
+    """What the name of an action's file says, or None for any other name."""
+    match = _ACTION.fullmatch(name)
+    if match is None:
+        return None
+    number, performance, trigger, runner, code = match.groups()
+    if (code is not None and runner is None) or (runner is not None and performance is None):
+        return None
+    return ActionName(
+        int(number),
+        Trigger(trigger),
+        None if performance is None else int(performance),
+        runner,
+        None if code is None else int(code),
+    )
+
+
+def aside_action(name: str) -> ActionName | None:
+    """What an action's file was called that was set aside, or None for anything else in `aside/`."""
+    kept = name.rsplit("~", 2)[0]
+    return parse_action(kept)
+
+
+def action_output_names(workflow_id: int, action: ActionName, runner: str) -> tuple[str, str]:
+    """File names for the stdout and stderr of one performance of an action."""
+    by = f"~{runner}" if action.performance is None else ""
+    stem = f"{workflow_id}-action-{str(action._replace(runner=None, code=None)).removesuffix('.json')}{by}"
     return stem + ".out", stem + ".err"

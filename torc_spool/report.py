@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from torc_spool import actor, fsops, naming, recovery, select
+from torc_spool import actions, actor, fsops, naming, recovery, select
 from torc_spool.errors import DamagedFile, TorcSpoolError
 from torc_spool.model import OUTCOMES, Attempt, Job, Status, StdioMode
 from torc_spool.select import Offer, ReadyQueue
@@ -40,6 +40,7 @@ def status(store: Store) -> Row:
     for place in store.snapshot().values():
         counts[place.status] += 1
     done = sum(counts[outcome] for outcome in OUTCOMES)
+    about_actions = {"actions": actions.counts(store)} if store.workflow.num_actions else {}
     order = ("blocked", "ready", "pending", "running", "completed", "failed", "canceled", "terminated", "held")
     return {
         "id": store.workflow.id,
@@ -48,6 +49,7 @@ def status(store: Store) -> Row:
         "total": store.workflow.num_jobs,
         "set_aside": len(store.aside()),
         "finished": done >= store.workflow.num_jobs,
+        **about_actions,
         "runners": runners(store),
     }
 

@@ -7,21 +7,22 @@ One thread decides. It sleeps until a child exits, a signal or a file event come
 from __future__ import annotations
 
 import contextlib
-import enum
 import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from torc_spool import actor as actors
 from torc_spool import errors, fsops, naming, processes, recovery, submission
-from torc_spool.capacity import Capacity
 from torc_spool.errors import Fenced, NotFound, StorageError, TorcSpoolError
 from torc_spool.executor import START_TROUBLE_S, Executor
 from torc_spool.model import Status
+from torc_spool.options import Options as Options
+from torc_spool.options import Result as Result
+from torc_spool.options import Stage
 from torc_spool.pace import Pace
+from torc_spool.performing import Performer, Performers
 from torc_spool.served import Left, Served, serve_directories
 from torc_spool.slots import Slots
 from torc_spool.spool import Spool
@@ -34,38 +35,6 @@ COMPLAINT_S = 60.0
 LOCAL_POLL_S = 60.0  # file events tell of most things
 NETWORK_POLL_S = 30.0  # they do not cross hosts
 AWAIT_POLL_S = 5.0  # while others run what may release something: no event tells of their death, or of a failure
-
-
-class Options(NamedTuple):
-    """How a runner is to run. Times in seconds."""
-
-    capacity: Capacity
-    max_parallel_jobs: int | None = None
-    scheduler: str | None = None  # a name, or a number from 1 in the order of the spec
-    any_scheduler: bool = False
-    time_limit_s: float | None = None
-    grace_s: float = 10.0
-    limit_resources: bool = True
-    output_dir: str | None = None
-    wait_for_new_jobs_s: float = 0.0
-
-
-class Result(NamedTuple):
-    """How a runner ended."""
-
-    exit_code: int
-    left: list[tuple[int, Left]]  # (workflow, job) without an outcome, where this runner gave up on them
-    set_aside: list[str]
-    recorded: dict[Status, int]  # outcomes that this runner recorded
-
-
-class Stage(enum.Enum):
-    """What the runner is still willing to do."""
-
-    CLAIMING = enum.auto()
-    FINISHING = enum.auto()  # asked to stop: runs what it has, claims nothing more
-    ENDING = enum.auto()  # a signal, or its end of time: jobs have had their notice
-    KILLING = enum.auto()  # a second signal
 
 
 class Runner:
@@ -93,6 +62,7 @@ class Runner:
             complain=self._complain,
             wake=self._wake,
         )
+        self.actions = Performers()
         self.served: dict[int, Served] = {}
         self._starters: dict[int, Starter] = {}
         self._skipped: dict[str, str] = {}  # workflows that cannot be served, and why
@@ -101,7 +71,7 @@ class Runner:
         self._set_aside: list[str] = []
         self._stage = Stage.CLAIMING
         self._signals: list[int] = []
-        self._fenced = False
+        self._fenced = self._leaving = False
         self._ends_at: float | None = None
         self._idle_since: float | None = None
         self._beat_at = 0.0
@@ -164,6 +134,8 @@ class Runner:
                 go_on = self._idle()
                 self._troubles = 0
                 return go_on
+            if self._stage in (Stage.FINISHING, Stage.ENDING) and not self.executor.is_busy:
+                self.actions.leave(stopped=self._stage is Stage.ENDING, within_s=self.options.grace_s)
         except Fenced as fenced:
             self._be_fenced(fenced)
         except StorageError as error:
@@ -264,6 +236,17 @@ class Runner:
             spool=self.spool.path,
             gpu_variable=None if options.max_parallel_jobs is not None else capacity.gpu_variable,
         )
+        if store.workflow.num_actions:
+            performer = Performer(
+                served,
+                self.executor.errands,
+                output_dir=output,
+                spool=self.spool.path,
+                environ=os.environ,
+                tell=self._tell,
+                has_jobs=lambda: self.executor.serves(served),
+            )
+            self.actions.add(workflow_id, performer)
         self.served[workflow_id] = served
         return served
 
@@ -271,6 +254,7 @@ class Runner:
         self._set_aside += served.set_aside
         self._closed.append((served.id, exit_code))
         self.served.pop(served.id)
+        self.actions.remove(served.id)
         self._starters.pop(served.id).close()
         served.close(exit_code)
 
@@ -281,6 +265,8 @@ class Runner:
         if self.executor.is_troubled:
             return  # this node can take no more now
         for served in list(self.served.values()):
+            if not self.actions.may_claim(served.id):
+                continue
             jobs = served.claim(self.slots.offer(self._seconds_left()))
             while jobs:
                 try:
@@ -367,6 +353,7 @@ class Runner:
         for served in self.served.values():
             served.stale = served.stale or any(path.startswith(served.store.layout.root) for path in changed)
             served.settle_if_due()
+        self.actions.heed(changed)
         if changed:
             self._pace.hurry()
 
@@ -380,7 +367,11 @@ class Runner:
         waiting = self._worth_waiting()
         now = time.monotonic()
         self._idle_since = now if self._idle_since is None else self._idle_since
-        if not waiting and now >= self._idle_since + self.options.wait_for_new_jobs_s:
+        is_over = not waiting and now >= self._idle_since + self.options.wait_for_new_jobs_s
+        if is_over or self._leaving:
+            self._leaving = True
+            if self.actions.leave(stopped=False, within_s=0.0):
+                return True
             for served in list(self.served.values()):
                 self._conclude(served)
             return False
@@ -391,6 +382,7 @@ class Runner:
         """Nothing has happened for a while: from now on events are to tell when something does, and we look rarely."""
         assert self._wakeup is not None
         directories = [path for served in self.served.values() for path in served.watched()]
+        directories += self.actions.watched()
         if self.workflow_id is None:
             directories.append(self.spool.path)
         if self._wakeup.watch(directories):
@@ -402,7 +394,7 @@ class Runner:
         """Settle, take back from the dead, and look at the ready jobs; True when there may be something to claim."""
         if served.finished:
             served.look()  # only a retry can make work, and it makes it ready
-            return served.has_fitting(self.slots.offer(self._seconds_left()))
+            return self._has_fitting(served) or self.actions.look(served.id)
         if not served.store.exists():
             self._leave_deleted(served)
             return False
@@ -411,10 +403,16 @@ class Runner:
         if served.settle():
             return True
         served.look()
-        if served.has_fitting(self.slots.offer(self._seconds_left())):
+        if self._has_fitting(served):
             return True
         served.outcomes()
-        return False
+        return self.actions.look(served.id)
+
+    def _has_fitting(self, served: Served) -> bool:
+        """Whether there is a job to claim, and nothing that comes before it."""
+        if self.actions.hold_back(served.id):
+            return False
+        return served.has_fitting(self.slots.offer(self._seconds_left()))
 
     def _beat(self, served: Served) -> None:
         """A sign of life. Raises Fenced, unless the workflow was deleted and nothing of it runs here."""
@@ -437,7 +435,9 @@ class Runner:
 
     def _worth_waiting(self) -> bool:
         offer = self.slots.offer(self._seconds_left())
-        return any(not served.finished and served.may_follow(offer) for served in self.served.values())
+        return self.actions.any_waits or any(
+            not served.finished and served.may_follow(offer) for served in self.served.values()
+        )
 
     def _conclude(self, served: Served) -> None:
         """Leave one workflow with its exit code, and with what is left of it."""
@@ -465,6 +465,7 @@ class Runner:
             self._set_aside += served.set_aside
             self._closed.append((served.id, code))
             self._starters.pop(served.id).close()
+            self.actions.remove(served.id)
             with contextlib.suppress(StorageError):
                 served.close(code, retire=not self._fenced)
         self.served.clear()

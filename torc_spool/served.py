@@ -118,11 +118,12 @@ class Served:
         self.stale = False
         self._queue = ReadyQueue(self.store.ready_entries(self.ready_directories()))
         for entry in self._queue.foreign:
-            self._set_aside(f"{self.store.layout.ready}/{entry.directory}", entry.name, "is not a job's file")
+            self.set_aside_file(f"{self.store.layout.ready}/{entry.directory}", entry.name, "is not a job's file")
         own = self.record.name
         if len(self._queue):
             self.finished = False
             self._alone = all(name == own for name in fsops.names(self.store.layout.pending))
+            self.settler.is_alone = self._alone
         self._viewed = time.monotonic()
         self._view_cost = self._viewed - started
 
@@ -205,10 +206,10 @@ class Served:
             self.stale = True
             return None
         except DamagedFile as damage:
-            self._set_aside(actor.pending, filename, damage.why)
+            self.set_aside_file(actor.pending, filename, damage.why)
             return None
         except BadName:
-            self._set_aside(actor.pending, filename, "is not a job's file")
+            self.set_aside_file(actor.pending, filename, "is not a job's file")
             return None
         if content is None:
             self.stale = True
@@ -230,7 +231,8 @@ class Served:
         fsops.replace(actor.pending, pick.entry.name, rebound.data, self.store.file_mode)
         return rebound
 
-    def _set_aside(self, directory: str, name: str, why: str) -> None:
+    def set_aside_file(self, directory: str, name: str, why: str) -> None:
+        """Set aside what cannot be understood, and keep a sentence about it."""
         if self.store.set_aside(directory, name):
             self.set_aside.append(f"{name} {why}; it is in {self.store.layout.aside}")
 
@@ -290,7 +292,7 @@ class Served:
         listed = self.store.outcomes()
         strays, self._swept = listed.foreign if self._swept else [*listed.foreign, *self.store.strays()], True
         for directory, name in strays:
-            self._set_aside(directory, name, "is not a job's file")
+            self.set_aside_file(directory, name, "is not a job's file")
         found = {job: ended.outcome for job, ended in listed.ended.items()}
         self.finished = len(found) >= self.store.workflow.num_jobs
         return found

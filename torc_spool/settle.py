@@ -16,6 +16,7 @@ from torc_spool.lifecycle import Move
 from torc_spool.model import Status
 from torc_spool.select import Entry
 from torc_spool.store import Place, Store
+from torc_spool.triggers import Watch
 
 _PASSES = 100  # a pass that changed something is followed by another
 
@@ -29,6 +30,8 @@ class Settler:
         self._back: set[int] = set()  # jobs that we have moved out of `done/`
         self.due = store.workflow.num_edges > 0  # whether something may have changed that only a listing can tell
         self.cost_s = 0.0  # of the last full pass
+        self.watch: Watch | None = None  # of a workflow with actions: is told what becomes of jobs here
+        self.is_alone = False  # whether nobody else has jobs of the workflow
 
     def came_back(self, job: int) -> None:
         """A job has no outcome any more: it was moved out of `done/` to be run again."""
@@ -43,6 +46,8 @@ class Settler:
 
     def after(self, job: int, attempt: int, outcome: Status) -> list[Entry]:
         """What follows from an outcome of one's own, by remembered names: no listing. Returns what became ready."""
+        if self.watch is not None:
+            self.watch.ended(job, alone=self.is_alone)
         if self.ledger is None:
             return []
         released = self._apply(self.ledger.note(job, attempt, outcome))
@@ -89,9 +94,13 @@ class Settler:
                 moved = self._store.move(Move.RELEASE, place, Status.READY, directory)
                 if moved is not None:
                     released.append(Entry(moved.filename, directory))
+                    if self.watch is not None:
+                        self.watch.became_ready(verdict.id, alone=self.is_alone)
             else:
                 moved = self._store.move(Move.CASCADE, place, Status.CANCELED, cause=verdict.cause)
                 if moved is not None:
+                    if self.watch is not None:
+                        self.watch.ended(verdict.id, alone=self.is_alone)
                     stack += self.ledger.note(verdict.id, moved.name.attempt, Status.CANCELED)
             self.due = self.due or moved is None
         return released

@@ -16,9 +16,9 @@ import msgspec
 from torc_spool import fsops, lifecycle, naming
 from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
 from torc_spool.graph import Ended, Ledger, Link
-from torc_spool.layout import FIXED_DIRECTORIES, Layout
+from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, Layout
 from torc_spool.lifecycle import Move
-from torc_spool.model import FORMAT_VERSION, OUTCOMES, Job, RunnerEnd, RunnerRecord, Status, Workflow
+from torc_spool.model import FORMAT_VERSION, OUTCOMES, Action, Job, RunnerEnd, RunnerRecord, Status, Workflow
 from torc_spool.naming import Cause, JobName
 from torc_spool.select import Entry
 
@@ -106,7 +106,8 @@ class Store:
         Call it before anything that runs commands or moves jobs.
         """
         root = self.layout.root
-        paths = [os.path.dirname(root), root, *(f"{root}/{part}" for part in FIXED_DIRECTORIES)]
+        parts = (*FIXED_DIRECTORIES, *(ACTION_DIRECTORIES if self.workflow.num_actions else ()))
+        paths = [os.path.dirname(root), root, *(f"{root}/{part}" for part in parts)]
         paths += [f"{self.layout.ready}/{name}" for name in self.ready_directories()]
         for path in paths:
             fsops.check_directory(path, shared=self.shared)
@@ -258,6 +259,25 @@ class Store:
         Raises DamagedFile when it is torn, of another job, of a version from the future, no regular file, or of
         another user (for who is to run it, in a spool that is not shared), and when it may not be read.
         """
+        data = self._read_what_runs(path)
+        if data is None:
+            return None
+        try:
+            job = _decode_job(data)
+            _decode_any(data)  # the fields that we do not know have to be written again
+        except _UNREADABLE as error:
+            why = _from_the_future(data) or f"is no job's JSON ({error})"
+            raise DamagedFile(path, why) from error
+        if job.version > FORMAT_VERSION:
+            raise DamagedFile(path, f"is of version {job.version}; this program knows {FORMAT_VERSION}")
+        if job.id != job_id:
+            raise DamagedFile(path, f"its name says job {job_id}, its content job {job.id}")
+        if job.id > self.workflow.num_jobs:
+            raise DamagedFile(path, f"the workflow has no job {job.id}")
+        return Content(job, data)
+
+    def _read_what_runs(self, path: str) -> bytes | None:
+        """A file with commands in it; None when it is gone. Raises DamagedFile."""
         try:
             content = fsops.read(path, limit=_MAX_JOB_BYTES)
         except StorageError as error:
@@ -270,19 +290,34 @@ class Store:
             raise DamagedFile(path, f"belongs to user {content.owner}, not to you; not run")
         if not content.data:
             raise DamagedFile(path, "is empty")
+        return content.data
+
+    def read_action(self, path: str, number: int) -> Action | None:
+        """An action's file; None when it is gone. Raises DamagedFile, as for a job's."""
+        data = self._read_what_runs(path)
+        if data is None:
+            return None
         try:
-            job = _decode_job(content.data)
-            _decode_any(content.data)  # the fields that we do not know have to be written again
+            action = msgspec.json.decode(data, type=Action)
         except _UNREADABLE as error:
-            why = _from_the_future(content.data) or f"is no job's JSON ({error})"
-            raise DamagedFile(path, why) from error
-        if job.version > FORMAT_VERSION:
-            raise DamagedFile(path, f"is of version {job.version}; this program knows {FORMAT_VERSION}")
-        if job.id != job_id:
-            raise DamagedFile(path, f"its name says job {job_id}, its content job {job.id}")
-        if job.id > self.workflow.num_jobs:
-            raise DamagedFile(path, f"the workflow has no job {job.id}")
-        return Content(job, content.data)
+            raise DamagedFile(path, _from_the_future(data) or f"is no action's JSON ({error})") from error
+        if action.version > FORMAT_VERSION:
+            raise DamagedFile(path, f"is of version {action.version}; this program knows {FORMAT_VERSION}")
+        if action.number != number:
+            raise DamagedFile(path, f"its name says action {number}, its content action {action.number}")
+        return action
+
+    def action_records(self) -> list[Action]:
+        """The workflow's own immutable record of all actions, in order. Raises DamagedFile."""
+        if not self.workflow.num_actions:
+            return []
+        content = fsops.read(self.layout.actions_file)
+        if content is None:
+            raise NotFound(f"{self.layout.actions_file} is missing")
+        try:
+            return [msgspec.json.decode(line, type=Action) for line in content.data.splitlines()]
+        except _UNREADABLE as error:
+            raise DamagedFile(self.layout.actions_file, f"has a line that is no action ({error})") from error
 
     def records(self) -> Iterator[Job]:
         """The workflow's own immutable record of all jobs, in order of id. Raises DamagedFile."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -15,8 +15,8 @@ import msgspec
 from torc_spool import fsops, naming, processes, sortkeys
 from torc_spool.actor import identity, new_name, user_name
 from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
-from torc_spool.layout import FIXED_DIRECTORIES, Layout
-from torc_spool.model import Job, RunnerRecord, UserData, Workflow, WorkflowSpec
+from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, Layout
+from torc_spool.model import Action, Job, RunnerRecord, UserData, Workflow, WorkflowSpec
 from torc_spool.recovery import Here, evidence
 from torc_spool.store import encode
 from torc_spool.userdata import Datum, with_user_data
@@ -135,7 +135,7 @@ def _write(
 ) -> None:
     directory_mode, file_mode = (0o777, 0o666) if shared else (0o755, 0o644)
     fsops.make_directory(root, directory_mode)
-    for part in FIXED_DIRECTORIES:
+    for part in (*FIXED_DIRECTORIES, *(ACTION_DIRECTORIES if spec.actions else ())):
         fsops.make_directory(f"{root}/{part}", directory_mode)
     layout = Layout(root)
     files = naming.user_data_files(datum.name for datum in spec.user_data)
@@ -146,6 +146,7 @@ def _write(
         fsops.make_directory(layout.ready_for(scheduler["name"]), directory_mode)
     fsops.create(layout.lock, b"", file_mode)
     fsops.create(f"{root}/{verbatim.name}", verbatim.data, file_mode)
+    _write_actions(layout, spec.actions, file_mode)
     record = fsops.open_append(layout.jobs_file, file_mode)
     try:
         lines = bytearray()
@@ -177,6 +178,16 @@ def _write_user_data(
             )
         )
     fsops.create(layout.user_data_file, bytes(lines), file_mode)
+
+
+def _write_actions(layout: Layout, actions: Iterable[Action], mode: int) -> None:
+    lines = [(action, encode(action)) for action in actions]
+    for action, line in lines:
+        once = not action.is_of_each_runner
+        name = naming.ActionName(action.number, action.trigger, 1 if once else None)
+        fsops.create(f"{layout.actions_waiting if once else layout.actions_persistent}/{name}", line, mode)
+    if lines:
+        fsops.create(layout.actions_file, b"".join(line for _, line in lines), mode)
 
 
 def _write_job(layout: Layout, job: Job, sort_method: str | None, mode: int) -> bytes:
