@@ -46,6 +46,10 @@ from torc_spool.parameters import (
         ("5", [5]),
         ("0.5", [0.5]),
         ("word", ["word"]),
+        ("1234567890123:1234567890125", [1234567890123, 1234567890124, 1234567890125]),
+        ("0.12345678901234", [0.12345678901234]),
+        ("1e400", ["1e400"]),
+        (["1e-4", "x1e-4"], [0.0001, "x1e-4"]),
         ("http://host/x", ["http://host/x"]),
         (7, [7]),
         (0.25, [0.25]),
@@ -78,6 +82,8 @@ def test_what_values_a_parameter_has(given_: object, values: list[Any]) -> None:
         (True, "got true; put it in quotes"),
         ([1, None], "got null"),
         ([[1]], "got a list"),
+        ({"1:100": None}, "got a mapping; put it in quotes"),
+        ("[[1,2],[3]]", "has a list in it"),
         (math.inf, "got inf"),
     ],
     ids=repr,
@@ -109,7 +115,7 @@ def test_a_range_of_fractions_has_no_dust(first: int, count: int, step: int) -> 
 def test_product_is_every_one_with_every_other_and_the_last_varies_fastest() -> None:
     found = expansions({"a": "1:2", "b": "['x','y','z']"})
     assert [f"{each['a']}{each['b']}" for each in found] == ["1x", "1y", "1z", "2x", "2y", "2z"]
-    assert expansions({}) == [{}]
+    assert expansions({}) == expansions({}, "zip") == [{}]
 
 
 def test_zip_pairs_the_values() -> None:
@@ -156,6 +162,7 @@ VALUES = {"i": 5, "lr": 0.0001, "x": 2.0, "name": "adam", "batch-size": 32}
         ("{batch-size}", "32"),
         ("{i}{i}", "55"),
         ("{{i}}", "{5}"),
+        ("{i:c} {i:n}", "{i:c} {i:n}"),
         ("${i} ${files.input.f1} ${HOME} $i", "${i} ${files.input.f1} ${HOME} $i"),
         ("awk '{print $1}' {a,b} {1..5} {}", "awk '{print $1}' {a,b} {1..5} {}"),
         ("""jq '{i: .x, "i": {lr: 1}}'""", """jq '{i: .x, "i": {lr: 1}}'"""),
@@ -198,6 +205,16 @@ def test_a_template_says_what_it_uses_and_is_rendered_many_times() -> None:
 def test_data_is_substituted_all_through() -> None:
     data = {"of_{i}": ["{name}", {"deep": "{lr}"}, 3, None, True]}
     assert substitute_data(data, VALUES) == {"of_5": ["adam", {"deep": "0.0001"}, 3, None, True]}
+
+
+def test_keys_that_become_the_same_are_refused() -> None:
+    with pytest.raises(SpecError, match="make two keys of one mapping the same"):
+        substitute_data({"a{i}": 1, "a5": 2}, VALUES)
+
+
+def test_values_in_a_regular_expression_are_found_as_they_are() -> None:
+    template = compile_template("^a_{x}_{i:02d}.*$", ["x", "i"])
+    assert template.render({"x": 0.1, "i": 5}, escaped=True) == r"^a_0\.1_05.*$"
 
 
 @given(st.text())

@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 from torc_spool.complaints import did_you_mean, listed, quote, show
@@ -18,16 +18,17 @@ from torc_spool.errors import SpecError
 
 Value = int | float | str
 
-MAX_VALUES = 10_000_000
+MAX_VALUES = 1_000_000  # of a parameter, and combinations of all
 _MAX_WIDTH = 9999
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-_INTEGER = re.compile(r"[-+]?[0-9]{1,12}")
-_NUMBER = re.compile(r"[-+]?(?:[0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12})(?:[eE][-+]?[0-9]{1,2})?")
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][-+]?[0-9]{1,3})?")
+_EXPONENT = re.compile(r"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})[eE][-+]?[0-9]{1,3}")
 _ITEM = re.compile(r"""\s*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^,'"]*?))\s*(,|$)""", re.DOTALL)
 # a `$` before the brace makes it the shell's; what is not as Python formats a value is no template
 _FIELD = re.compile(
-    r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_-]*)(?::((?:[^{}\s]?[<>=^])?[-+]?#?0?[0-9]*[,_]?(?:\.[0-9]+)?[bcdeEfFgGnosxX%]?))?\}"
+    r"(?<!\$)\{([A-Za-z_][A-Za-z0-9_-]*)(?::((?:[^{}\s]?[<>=^])?[-+]?#?0?[0-9]*[,_]?(?:\.[0-9]+)?[bdeEfFgGosxX%]?))?\}"
 )
 _MODES = ("product", "zip")
 
@@ -60,6 +61,8 @@ def expansions(parameters: Mapping[str, object], mode: str = "product") -> list[
         hint = did_you_mean(mode, _MODES) or f"; it is {listed(_MODES)}"
         raise SpecError(f"there is no mode {quote(mode)}{hint}", where="parameter_mode")
     values = {name: _values_of(name, given) for name, given in parameters.items()}
+    if not values:
+        return [{}]
     if mode == "zip":
         counts = {name: len(each) for name, each in values.items()}
         if len(set(counts.values())) > 1:
@@ -81,9 +84,15 @@ class Template:
         self._parts = parts  # literal text, or a parameter and how it is written
         self.uses = frozenset(part[0] for part in parts if not isinstance(part, str))
 
-    def render(self, values: Mapping[str, Value]) -> str:
-        """The text with these values. Raises SpecError where one cannot be written as is asked for."""
-        return "".join(part if isinstance(part, str) else _written(values[part[0]], *part) for part in self._parts)
+    def render(self, values: Mapping[str, Value], *, escaped: bool = False) -> str:
+        """The text with these values, `escaped` where it is a regular expression that they are to be found by.
+
+        Raises SpecError where one cannot be written as is asked for.
+        """
+        clean = re.escape if escaped else str
+        return "".join(
+            part if isinstance(part, str) else clean(_written(values[part[0]], *part)) for part in self._parts
+        )
 
 
 def compile_template(text: str, names: Collection[str]) -> Template:
@@ -110,7 +119,10 @@ def substitute_data(data: Any, values: Mapping[str, Value]) -> Any:
     if isinstance(data, list):
         return [substitute_data(item, values) for item in data]
     if isinstance(data, dict):
-        return {substitute_data(key, values): substitute_data(item, values) for key, item in data.items()}
+        made = {substitute_data(key, values): substitute_data(item, values) for key, item in data.items()}
+        if len(made) < len(data):
+            raise SpecError(f"the values make two keys of one mapping the same: {listed(map(quote, made))}")
+        return made
     return data
 
 
@@ -125,8 +137,10 @@ def _values_of(name: str, given: object) -> list[Value]:
 
 def _plain(value: object) -> Value:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        hint = "; put it in quotes" if isinstance(value, bool) else ""
+        hint = "; put it in quotes" if isinstance(value, bool | dict) else ""
         raise SpecError(f"a value must be a number or text, got {show(value)}{hint}")
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)  # YAML 1.1 reads 1e-4 as text
     if isinstance(value, float) and not math.isfinite(value):
         raise SpecError(f"a value must be a number or text, got {value}")
     return value
@@ -146,7 +160,13 @@ def _parse_text(text: str) -> list[Value]:
 
 
 def _parse_range(text: str, parts: list[str]) -> list[Value]:
-    first, last, step = map(Decimal, [*parts, "1"][:3])
+    with localcontext(prec=100):
+        exact = _steps(text, *map(Decimal, [*parts, "1"][:3]))
+    whole = all(map(_INTEGER.fullmatch, parts))
+    return [int(value) for value in exact] if whole else [float(value) for value in exact]
+
+
+def _steps(text: str, first: Decimal, last: Decimal, step: Decimal) -> list[Decimal]:
     if not step:
         raise SpecError(f"the step of {quote(text)} is 0; give another")
     if (last - first) * step < 0:
@@ -154,15 +174,15 @@ def _parse_range(text: str, parts: list[str]) -> list[Value]:
     if (last - first) / step >= MAX_VALUES:
         raise SpecError(f"the range {quote(text)} has more than {MAX_VALUES} values; give fewer")
     count = int((last - first) // step) + 1
-    exact = [first + number * step for number in range(count)]
-    whole = all(map(_INTEGER.fullmatch, parts))
-    return [int(value) for value in exact] if whole else [float(value) for value in exact]
+    return [first + number * step for number in range(count)]
 
 
 def _parse_list(text: str) -> Iterator[Value]:
     if not text.endswith("]"):
         raise SpecError(f"the list {quote(text)} has no end; close it with ]")
     inner, at = text[1:-1], 0
+    if "[" in re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", "", inner, flags=re.DOTALL):
+        raise SpecError(f"the list {quote(text)} has a list in it; put text that holds [ in quotes")
     while inner[at:].strip():
         match = _ITEM.match(inner, at)
         if match is None:
@@ -179,7 +199,7 @@ def _word(text: str) -> Value:
     """A number where it looks like one, else text."""
     if _INTEGER.fullmatch(text):
         return int(text)
-    return float(text) if _NUMBER.fullmatch(text) else text
+    return float(text) if _NUMBER.fullmatch(text) and math.isfinite(float(text)) else text
 
 
 @functools.lru_cache(maxsize=1 << 16, typed=True)

@@ -121,7 +121,7 @@ def _varying(record: Parameterised, names: frozenset[str], where: str) -> list[_
         if field in _OWN:
             continue
         try:
-            render = _renderer(getattr(record, field), names)
+            render = _renderer(getattr(record, field), names, escaped=field.endswith("_regexes"))
         except SpecError as error:
             raise SpecError(error.message, where=join_where(where, field, error.where)) from error
         if render is not None:
@@ -129,7 +129,7 @@ def _varying(record: Parameterised, names: frozenset[str], where: str) -> list[_
     return found
 
 
-def _renderer(value: Any, names: frozenset[str]) -> Callable[[Mapping[str, Any]], Any] | None:
+def _renderer(value: Any, names: frozenset[str], *, escaped: bool) -> Callable[[Mapping[str, Any]], Any] | None:
     """How a value is made for each combination; None where it is the same for all."""
     if isinstance(value, str):
         template = compile_template(value, names)
@@ -138,7 +138,7 @@ def _renderer(value: Any, names: frozenset[str]) -> Callable[[Mapping[str, Any]]
         templates = [compile_template(item, names) for item in value]
         if not any(template.uses for template in templates):
             return None
-        return lambda values: [template.render(values) for template in templates]
+        return lambda values: [template.render(values, escaped=escaped) for template in templates]
     if isinstance(value, list | dict) and _mentions(value, names):
         return lambda values: substitute_data(value, values)
     return None
