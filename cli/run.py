@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import click
 
 from torc_spool import capacity
-from torc_spool.capacity import Capacity
 from torc_spool.errors import EXIT_JOBS_FAILED, TorcSpoolError, UsageError
 from torc_spool.runner import Options, Result, Runner
 from torc_spool.select import Free, Offer
@@ -66,17 +65,6 @@ def runner_options(function: F) -> F:
     for option in reversed(options):
         function = option(function)
     return function
-
-
-def _capacity(num_cpus: int | None, memory_gb: float | None, num_gpus: int | None, num_nodes: int | None) -> Capacity:
-    detected = capacity.detect()
-    variable, shown = detected.gpu_variable, len(detected.gpus)
-    if variable is not None and variable in os.environ and shown and num_gpus is not None and num_gpus > shown:
-        raise UsageError(
-            f"{variable}={os.environ[variable]} shows {shown} GPU{'s' if shown > 1 else ''}, "
-            f"--num-gpus asks for {num_gpus}; unset it or ask for at most {shown}"
-        )
-    return capacity.override(detected, num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes)
 
 
 def _time_limit(text: str | None) -> int | None:
@@ -134,7 +122,7 @@ def run(
     3 jobs are left that this runner may not or cannot run; 4 stopped by a signal or the end of its time.
     """
     options = Options(
-        capacity=_capacity(num_cpus, memory_gb, num_gpus, num_nodes),
+        capacity=capacity.given(num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes),
         max_parallel_jobs=max_parallel_jobs,
         scheduler=scheduler,
         any_scheduler=any_scheduler,
@@ -292,7 +280,7 @@ def preview(
 
     if max_parallel_jobs is not None and limit is not None:
         raise UsageError("--limit goes with resources; with --max-parallel-jobs that is the limit")
-    has = _capacity(num_cpus, memory_gb, num_gpus, num_nodes)
+    has = capacity.given(num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes)
     offer = Offer.idle(
         Free(has.num_cpus, has.memory_mib, len(has.gpus)),
         has.num_nodes,

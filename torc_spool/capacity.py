@@ -58,6 +58,27 @@ def detect(
     )
 
 
+def given(
+    *,
+    num_cpus: int | None = None,
+    memory_gb: float | None = None,
+    num_gpus: int | None = None,
+    num_nodes: int | None = None,
+) -> Capacity:
+    """The capacity of this process on this node, with what a person says in its place. See `override`.
+
+    Raises UsageError also when more gpus are asked for than a variable leaves visible.
+    """
+    detected = detect()
+    variable, shown = detected.gpu_variable, len(detected.gpus)
+    if variable is not None and variable in os.environ and shown and num_gpus is not None and num_gpus > shown:
+        raise UsageError(
+            f"{variable}={os.environ[variable]} shows {shown} GPU{'s' if shown > 1 else ''}, "
+            f"--num-gpus asks for {num_gpus}; unset it or ask for at most {shown}"
+        )
+    return override(detected, num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes)
+
+
 def override(
     capacity: Capacity,
     *,

@@ -66,6 +66,20 @@ class Fenced(TorcSpoolError):
         )
 
 
+class RunnerLost(TorcSpoolError):
+    """A runner in a process of its own ended without saying how. The next one takes its work back."""
+
+    exit_code = EXIT_STOPPED
+
+    def __init__(self, pid: int, return_code: int, last_words: str) -> None:
+        self.pid, self.return_code, self.last_words = pid, return_code, last_words
+        how = f"was killed by signal {-return_code}" if return_code < 0 else f"ended with code {return_code}"
+        said = f"; it said last: {last_words}" if last_words else ""
+        super().__init__(
+            f"the runner with pid {pid} {how} and reported no result{said}; run again to take its work back"
+        )
+
+
 class StorageError(TorcSpoolError):
     """The filesystem refused a call: full, read-only, over quota, not permitted, or an I/O error."""
 

@@ -1,0 +1,75 @@
+"""The process of a runner that `ownprocess` starts: options come as JSON, the result goes to stdout as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from typing import Any
+
+from torc_spool import capacity
+from torc_spool.errors import TorcSpoolError
+from torc_spool.runner import Options, Runner
+from torc_spool.spool import Spool
+
+
+def main(given: str) -> int:
+    """Run, and report; the exit code is that of `torc-spool run`."""
+    request = json.loads(given)
+    try:
+        spool = Spool(request["spool"], allow_shared=request["allow_shared"])
+        runner = Runner(spool, _options(**request["options"]), workflow_id=request["workflow_id"], tell=_say)
+        result = runner.run()
+    except TorcSpoolError as error:
+        _report({"error": type(error).__name__, "message": str(error), "facts": vars(error)})
+        return error.exit_code
+    _report(
+        {
+            "exit_code": result.exit_code,
+            "workflow_id": request["workflow_id"],
+            "recorded": {str(outcome): count for outcome, count in result.recorded.items()},
+            "left": [
+                {"workflow_id": number, "id": left.id, "name": left.name, "reason": left.reason}
+                for number, left in result.left
+            ],
+            "set_aside": result.set_aside,
+        }
+    )
+    return result.exit_code
+
+
+def _options(
+    *,
+    num_cpus: int | None = None,
+    memory_gb: float | None = None,
+    num_gpus: int | None = None,
+    num_nodes: int | None = None,
+    time_limit: float | None = None,
+    wait_for_new_jobs: float = 0.0,
+    grace: float = 10.0,
+    **same: Any,
+) -> Options:
+    has = capacity.given(num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes)
+    return Options(
+        capacity=has,
+        time_limit_s=time_limit,
+        wait_for_new_jobs_s=wait_for_new_jobs,
+        grace_s=grace,
+        **same,
+    )
+
+
+def _say(line: str) -> None:
+    """Nothing fails because nobody listens any more."""
+    with contextlib.suppress(OSError):
+        os.write(2, (line + "\n").encode(errors="backslashreplace"))
+
+
+def _report(what: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError), open(1, "w", closefd=False) as file:
+        json.dump(what, file)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
