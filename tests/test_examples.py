@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def output(lab: Lab, job: str) -> str:
 
 def test_every_spec_has_a_test_and_a_line_in_the_readme() -> None:
     readme, tests = (EXAMPLES / "README.md").read_text(), Path(__file__).read_text()
-    for path in [*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("*.txt")]:
+    for path in [*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("*.txt"), EXAMPLES / "sweep.py"]:
         assert f"({path.name})" in readme
         assert f'"{path.name}"' in tests
 
@@ -84,6 +85,23 @@ def test_queue_depth_ignores_resources(lab: Lab) -> None:
     follow(lab, "queue_depth.yaml", 0, 0)
     assert set(lab.states().values()) == {"completed"}
     assert Path(lab.job("process_file_1")["stdout"]).parent == lab.cwd / "results"
+
+
+def test_sweep_is_built_and_run_by_a_program(lab: Lab) -> None:
+    done = subprocess.run(
+        [sys.executable, "sweep.py"],
+        cwd=lab.cwd,
+        env=lab.env,
+        capture_output=True,
+        text=True,
+        timeout=cliutil.TIMEOUT_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [
+        *(word for number in (1, 2, 3) for word in (f"process_{number}", "completed")),
+        *("analyze", "completed"),
+    ]
+    assert output(lab, "analyze").startswith("1000 values")
 
 
 def test_mixed_is_shared_by_runners_of_different_kinds(lab: Lab) -> None:

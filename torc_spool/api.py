@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Literal, TypeAlias, Unpack
 
 from torc_spool import changes, report, waiting
+from torc_spool import spec as specs
 from torc_spool import spool as spools
 from torc_spool.building import Job, Workflow
 from torc_spool.changes import Changed
-from torc_spool.errors import NotFound, StorageError
+from torc_spool.errors import NotFound, SpecError, StorageError, UsageError
 from torc_spool.model import Status
 from torc_spool.ownprocess import LOGGER, RunnerProcess, RunOptions, RunResult
 from torc_spool.report import Row
@@ -28,8 +29,12 @@ class Spool:
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, allow_shared: bool = False) -> None:
         """`allow_shared`: work in a spool that others may write to; their commands may then run as you."""
-        found = spools.Spool.find(allow_shared=allow_shared) if path is None else None
-        self._spool = found or spools.Spool(os.fsdecode(path or ""), allow_shared=allow_shared)
+        if path is None:
+            self._spool = spools.Spool.find(allow_shared=allow_shared)
+            return
+        if not os.fspath(path):
+            raise UsageError("the spool's path is empty; name a directory")
+        self._spool = spools.Spool(os.fsdecode(path), allow_shared=allow_shared)
 
     @property
     def path(self) -> str:
@@ -44,18 +49,27 @@ class Spool:
         *,
         cwd: str | os.PathLike[str] | None = None,
         output_dir: str | os.PathLike[str] | None = None,
+        ignore_missing_data: bool = False,
     ) -> SubmittedWorkflow:
         """Publish a workflow, all or nothing; it is durable on return. Jobs run in `cwd`, default: where we are.
 
-        Raises SpecError when it is not valid; StorageError, UntrustedSpool.
+        What of it is not acted on is noted in the log. Raises SpecError when it is not valid, or when an input file
+        that no job produces is not there, unless that is to be ignored; StorageError, UntrustedSpool.
         """
-        text = workflow.text()
-        workflow_id = self._spool.submit(
-            workflow.check(),
-            Verbatim(text, "spec.json"),
-            cwd=None if cwd is None else os.path.abspath(os.fsdecode(cwd)),
-            output_dir=None if output_dir is None else os.path.abspath(os.fsdecode(output_dir)),
-        )
+        text, source = workflow.text(), workflow.source
+        parsed = specs.parse(text, source)
+        try:
+            workflow_id = self._spool.submit(
+                parsed,
+                Verbatim(text, "spec.json", source=source),
+                cwd=None if cwd is None else os.path.abspath(os.fsdecode(cwd)),
+                output_dir=None if output_dir is None else os.path.abspath(os.fsdecode(output_dir)),
+                ignore_missing_data=ignore_missing_data,
+            )
+        except SpecError as error:  # what only shows at the submit does not say where it came from
+            raise SpecError(error.message, source=error.source or source, where=error.where) from error
+        for note in parsed.notes:
+            LOGGER.info("%s: %s", source, note)
         return SubmittedWorkflow(self, workflow_id)
 
     def workflows(self) -> list[SubmittedWorkflow]:

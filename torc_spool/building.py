@@ -17,7 +17,6 @@ from typing import Any, SupportsIndex
 from torc_spool.errors import SpecError
 from torc_spool.model import WorkflowSpec
 
-SOURCE = "workflow"  # what messages call one that came from no file
 _MAX_BITS = 10_000  # Python writes no number of more than 4300 digits
 _LONGEST_NAME = 200  # of a job, that its resources are named by
 
@@ -88,7 +87,7 @@ class Job(_Fields):
         """
         if resources is not None and fields.get("resource_requirements") is not None:
             message = "resources and resource_requirements are the same; give one of them"
-            raise SpecError(message, source=SOURCE, where=f"job {_quote(name)}")
+            raise SpecError(message, where=f"job {_quote(name)}")
         if depends_on is not None and not isinstance(depends_on, str | Job):
             depends_on = list(depends_on)
         super().__init__(
@@ -116,7 +115,7 @@ class Workflow(_Fields):
         """The other fields are those of docs/spec.md: description, slurm_schedulers, env, files ..."""
         super().__init__({"name": name, **fields})
         self.jobs: list[Any] = list(jobs)
-        self._source = SOURCE
+        self._file: str | None = None
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Workflow:
@@ -131,13 +130,18 @@ class Workflow(_Fields):
             spec.parse(json.dumps(document), source)  # says what is wrong
         workflow = cls.__new__(cls)
         _Fields.__init__(workflow, {name: value for name, value in document.items() if name != "jobs"})
-        workflow.jobs, workflow._source = list(document.get("jobs") or []), source
+        workflow.jobs, workflow._file = list(document.get("jobs") or []), source
         return workflow
 
     @property
     def name(self) -> str:
         name: str = self.fields["name"]
         return name
+
+    @property
+    def source(self) -> str:
+        """What messages call it: the file that it came from, or itself."""
+        return self._file or f"workflow {_quote(self.fields.get('name'))}"
 
     def add(self, job: Job) -> Job:
         """Add a job; returns it, so that others can depend on it."""
@@ -159,9 +163,9 @@ class Workflow(_Fields):
             }
             jobs = [_job(number, job, requirements) for number, job in enumerate(self.jobs, start=1)]
         except SpecError as error:
-            raise SpecError(error.message, source=self._source, where=error.where) from error.__cause__
+            raise SpecError(error.message, source=self.source, where=error.where) from error.__cause__
         except RecursionError as error:
-            raise SpecError("lists or mappings hold themselves, or are nested too deep", source=self._source) from error
+            raise SpecError("lists or mappings hold themselves, or are nested too deep", source=self.source) from error
         needed = requirements.listed
         return {**document, **({} if needed is None else {"resource_requirements": needed}), "jobs": jobs}
 
@@ -173,7 +177,7 @@ class Workflow(_Fields):
         """The validated specification. Raises SpecError, with the words that a file of the same content would get."""
         from torc_spool import spec
 
-        return spec.parse(self.text(), self._source)
+        return spec.parse(self.text(), self.source)
 
     def __repr__(self) -> str:
         return f"<Workflow {self.fields.get('name')!r}, {len(self.jobs)} jobs>"
