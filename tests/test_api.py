@@ -292,15 +292,20 @@ def test_the_whole_language_is_there(spool: Spool, lab: Lab, caplog: pytest.LogC
     caplog.set_level(logging.INFO, "torc_spool")
     workflow = Workflow(
         "w",
+        env={"GREETING": "hello"},
         files=[{"name": "given", "path": Path("given.txt")}, {"name": "made", "path": lab.cwd / "made.txt"}],
     )
-    make = workflow.job("make", "echo hello > made.txt", input_files=["given"], output_files=["made"])
-    workflow.job("use_{i}", "cat made.txt", input_files=["made"], parameters={"i": "1:2"})
+    make = workflow.job("make", "echo $GREETING > made.txt", input_files=["given"], output_files=["made"])
+    make.fields["stdio"] = {"mode": "no_stderr"}
+    workflow.job("use_{i}", "cat made.txt", input_files=["made"], parameters={"i": "1:2"}, stdio={"mode": "combined"})
     with pytest.raises(SpecError, match=r"workflow 'w': .*given\.txt"):
         spool.submit(workflow)
     run = spool.submit(workflow, ignore_missing_data=True)
     assert run.run(num_cpus=2).recorded == {"completed": 3}
     assert run.logs("use_2") == "hello\n"
+    assert run.logs("use_2", stream="stderr") == "hello\n"
+    with pytest.raises(NotFound, match="job make has no stderr of its attempt 1: it was "):
+        run.logs(make, stream="stderr")
     assert run.job("use_1")["depends_on"] == [make.name]
     assert caplog.text == "" or "workflow 'w': " in caplog.text
 

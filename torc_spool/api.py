@@ -15,7 +15,6 @@ from torc_spool import spool as spools
 from torc_spool.building import Job, Workflow
 from torc_spool.changes import Changed
 from torc_spool.errors import NotFound, SpecError, StorageError, UsageError
-from torc_spool.model import Status
 from torc_spool.ownprocess import LOGGER, RunnerProcess, RunOptions, RunResult
 from torc_spool.report import Row
 from torc_spool.store import Store
@@ -137,16 +136,18 @@ class SubmittedWorkflow:
     ) -> str:
         """What a job has written so far; of the last attempt that was started where none is named. Raises NotFound."""
         row = self.job(job)
-        attempts = {entry["attempt"]: entry for entry in row["attempts"] if entry["stdout"] or entry["stderr"]}
-        if row["status"] == Status.RUNNING:
-            attempts[row["attempt"]] = row
-        wanted = max(attempts, default=None) if attempt is None else attempt
-        if wanted not in attempts:
+        ran = {entry["attempt"]: entry for entry in row["attempts"]}
+        if row["pid"] is not None:
+            ran[row["attempt"]] = row  # under way
+        with_output = (number for number, entry in ran.items() if entry["stdout"] or entry["stderr"])
+        wanted = max(with_output, default=max(ran, default=None)) if attempt is None else attempt
+        if wanted not in ran:
             which = "output" if attempt is None else f"output of an attempt {attempt}"
             raise NotFound(f"job {row['name']} has no {which}: it is {row['status']}")
-        path: str | None = attempts[wanted][stream]
+        path: str | None = ran[wanted][stream]
         if path is None:
-            raise NotFound(f"{stream} of job {row['name']} was not kept")
+            why = report.why_not_kept(row, ran[wanted], stream) or "not kept"
+            raise NotFound(f"job {row['name']} has no {stream} of its attempt {wanted}: it was {why}")
         try:
             with open(path, "rb") as file:
                 return file.read().decode(errors="replace")
