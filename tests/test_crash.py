@@ -30,6 +30,7 @@ from torc_spool.errors import NotFound
 from torc_spool.model import FailureHandler, Rule, Status, Stdio, Trigger, UserData
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import RUNNER_VARIABLE
+from torc_spool.reinitialize import reinitialize, reset_status
 from torc_spool.runner import Options, Runner
 from torc_spool.settle import Settler
 from torc_spool.spool import Spool
@@ -569,6 +570,50 @@ scenario(
     prepare=tools.open_workflow,
     carry_on=_performed_in_the_end,
 )
+
+
+# -- running again
+
+CHANGED = tools.workflow(
+    {
+        "first": Wanted("true # in another way"),
+        "second": Wanted(after=("first",)),
+        "bad": Wanted(),
+        "after_bad": Wanted(after=("bad",)),
+        "anyway": Wanted(after=("bad",), anyway=True),
+        "alone": Wanted(),
+    }
+)
+
+
+def _ended(spool: str) -> None:
+    make_graph(spool)
+    to_the_end(spool)
+
+
+def _half_way(spool: str) -> None:
+    """The first has completed, what waits for it is ready, and one more was never run and is canceled."""
+    make_graph(spool)
+    tools.dead_runner(spool, lambda hand: (hand.take("first"), hand.finish(FIRST, COMPLETED)))
+    store = tools.open_workflow(spool)
+    changes.recover(store)
+    changes.cancel(store, ["bad"])
+
+
+def _reinitialized(store: Any) -> None:
+    reinitialize(store, (CHANGED, tools.VERBATIM))
+
+
+command("reinitialize", _reinitialized, dict.fromkeys(THE_END, COMPLETED), make=_ended)
+command(
+    "reinitialize half way",
+    _reinitialized,
+    dict.fromkeys(THE_END, COMPLETED),
+    make=_half_way,
+    unless=THE_END | {"bad": CANCELED},
+)
+command("reset status", reset_status, THE_END, make=_ended)
+command("reset what failed", lambda store: reset_status(store, failed=True), THE_END, make=_ended)
 
 
 # -- every call
