@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -362,8 +363,8 @@ def result(runner: str, attempt: int, outcome: Status, reason: str | None = None
         return_code=0 if outcome is Status.COMPLETED else 1,
         reason=reason,
         runner=runner,
-        start_time=1.0,
-        end_time=2.0,
+        start_time=time.time(),
+        end_time=time.time(),
     )
 
 
