@@ -140,9 +140,7 @@ def run(
         from .submit import publish, read_spec  # reading specs is not what most runners are started for
 
         parsed, verbatim = read_spec(spec_or_id)
-        workflow_id = publish(
-            spool, parsed, verbatim, output_dir, ignore_missing_data, hash_inputs=hash_inputs
-        )
+        workflow_id = publish(spool, parsed, verbatim, output_dir, ignore_missing_data, hash_inputs=hash_inputs)
         say(f"workflow {workflow_id}")
     view = _bar(spool.open(workflow_id).workflow.num_jobs) if workflow_id and sys.stderr.isatty() else _Lines()
     runner = Runner(spool, options, workflow_id=workflow_id, tell=view.tell, progress=view.progress)
