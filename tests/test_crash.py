@@ -581,7 +581,7 @@ CHANGED = tools.workflow(
         "bad": Wanted(),
         "after_bad": Wanted(after=("bad",)),
         "anyway": Wanted(after=("bad",), anyway=True),
-        "alone": Wanted(),
+        "alone": Wanted(priority=3),
     }
 )
 
@@ -873,8 +873,74 @@ def _action_is(*expected: object) -> Callable[[str], None]:
     return check
 
 
+def _outcome_in_dead_hands(spool: str) -> None:
+    seen = job(spool, FIRST)
+    assert (seen.status, seen.attempts) == (Status.RUNNING, [(1, COMPLETED)])
+
+
+def _defined_anew(spool: str) -> None:
+    _outcome_in_dead_hands(spool)
+    assert tools.open_workflow(spool).revisions.number == 1
+
+
 _J = r"/9[^/]*-"  # how the name of a job's file begins, before its slug
 ROWS = [
+    Row(
+        "X28",
+        "z2",
+        "reinitialize repeated",
+        ("rename", rf"/done/completed{_J}first"),
+        _outcome_in_dead_hands,
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X28",
+        "z4",
+        "reinitialize half way repeated",
+        ("rename", rf"/(ready/any|blocked){_J}second"),
+        all_of(_outcome_in_dead_hands, lies(SECOND, Status.BLOCKED, 2)),
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X28",
+        "z5",
+        "reinitialize repeated",
+        ("create", r"/revision/workflow\.json$"),
+        _outcome_in_dead_hands,
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X29",
+        "z6",
+        "reinitialize repeated",
+        ("rename", r"/runners/[^/]+/revision$"),
+        _defined_anew,
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X30",
+        "z7",
+        "reinitialize repeated",
+        ("rename", rf"/done/canceled{_J}after_bad"),
+        all_of(_defined_anew, lies(AFTER_BAD, Status.BLOCKED, 2)),
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X30",
+        "z8",
+        "reinitialize repeated",
+        ("rename", rf"/running/[^/]+{_J}second"),
+        all_of(_defined_anew, lies(SECOND, Status.BLOCKED, 2)),
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X31",
+        "z9",
+        "reinitialize half way repeated",
+        ("rename", rf"/ready/any{_J}alone"),
+        all_of(lies(FIRST, Status.READY, 2), lies(ALONE, Status.READY, 2)),
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
     Row("X1", "s1", "submit", ("mkdir", r"/\.staging/[^/]+$"), _unseen),
     Row("X1", "s2", "submit", ("create", r"/owner\.json$"), _unseen),
     Row("X1", "s3", "submit", ("mkdir", r"/\.ids/\d+$"), _unseen),

@@ -397,6 +397,8 @@ class Runner:
             directories.append(self.spool.path)
         if self._wakeup.watch(directories):
             self._pace.now()  # something may have come before the watch was there
+            for served in self.served.values():
+                served.stale = True
         else:
             self._pace.slower(longest)
 
