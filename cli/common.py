@@ -201,6 +201,11 @@ def unsuccessful(spool: Spool, workflow_id: int, jobs: dict[str, int]) -> str:
     return f"workflow {workflow_id} is finished: {counts}; run them again with: {again}"
 
 
+HASH_INPUTS = click.option(
+    "--hash-inputs",
+    is_flag=True,
+    help="Runners note the SHA-256 of input files too, for `reinitialize --hash`.",
+)
 WORKFLOW = click.argument("workflow_id", metavar="ID", type=WorkflowId())
 ignore_missing_data = click.option(
     "--ignore-missing-data", is_flag=True, help="Submit although input files that no job produces are not there."

@@ -33,6 +33,8 @@ COMMANDS = {
     "hold": ("change", "hold"),
     "release": ("change", "release"),
     "retry": ("change", "retry"),
+    "reinitialize": ("again", "reinitialize"),
+    "reset-status": ("again", "reset_status"),
     "set-priority": ("change", "set_priority"),
     "stop": ("change", "stop"),
     "recover": ("change", "recover"),

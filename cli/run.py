@@ -19,6 +19,7 @@ from torc_spool.spool import Spool
 
 from .common import (
     DIRECTORY,
+    HASH_INPUTS,
     WORKFLOW,
     CommonCommand,
     Seconds,
@@ -95,6 +96,7 @@ def _time_limit(text: str | None) -> int | None:
     help="From SIGTERM to SIGKILL, for a job that has to end.",
 )
 @ignore_missing_data
+@HASH_INPUTS
 @click.pass_obj
 def run(
     state: State,
@@ -112,6 +114,7 @@ def run(
     no_limit_resources: bool,
     grace: float,
     ignore_missing_data: bool,
+    hash_inputs: bool,
 ) -> int:
     """Run a workflow: a spec is submitted first. Without one, run every workflow of the spool.
 
@@ -137,7 +140,7 @@ def run(
         from .submit import publish, read_spec  # reading specs is not what most runners are started for
 
         parsed, verbatim = read_spec(spec_or_id)
-        workflow_id = publish(spool, parsed, verbatim, output_dir, ignore_missing_data)
+        workflow_id = publish(spool, parsed, verbatim, output_dir, ignore_missing_data, hash_inputs=hash_inputs)
         say(f"workflow {workflow_id}")
     view = _bar(spool.open(workflow_id).workflow.num_jobs) if workflow_id and sys.stderr.isatty() else _Lines()
     runner = Runner(spool, options, workflow_id=workflow_id, tell=view.tell, progress=view.progress)

@@ -21,6 +21,7 @@ from torc_spool.submission import Verbatim
 
 from .common import (
     DIRECTORY,
+    HASH_INPUTS,
     CommonCommand,
     State,
     ignore_missing_data,
@@ -60,6 +61,7 @@ _OPTIONS = ("name", "num_cpus", "num_gpus", "num_nodes", "priority", "scheduler"
     help="Where stdout and stderr of the jobs go. Default: in the spool.",
 )
 @ignore_missing_data
+@HASH_INPUTS
 @click.option("--dry-run", is_flag=True, help="Check all of it, show what it comes to, and submit nothing.")
 @click.pass_obj
 def submit(
@@ -70,6 +72,7 @@ def submit(
     output_dir: str | None,
     ignore_missing_data: bool,
     dry_run: bool,
+    hash_inputs: bool,
     **each: Any,
 ) -> None:
     """Submit a workflow: a YAML, JSON or JSON5 file, or - for stdin. Prints its id, alone."""
@@ -86,7 +89,7 @@ def submit(
     if dry_run:
         _show_dry_run(state, parsed, verbatim, ignore_missing_data)
         return
-    workflow_id = publish(state.spool(), parsed, verbatim, output_dir, ignore_missing_data)
+    workflow_id = publish(state.spool(), parsed, verbatim, output_dir, ignore_missing_data, hash_inputs=hash_inputs)
     if state.json:
         show_json({"id": workflow_id, "name": parsed.name, "jobs": len(parsed.jobs)})
     else:
@@ -102,12 +105,23 @@ def read_spec(path: str) -> tuple[WorkflowSpec, Verbatim]:
 
 
 def publish(
-    spool: Spool, parsed: WorkflowSpec, verbatim: Verbatim, output_dir: str | None, ignore_missing_data: bool
+    spool: Spool,
+    parsed: WorkflowSpec,
+    verbatim: Verbatim,
+    output_dir: str | None,
+    ignore_missing_data: bool,
+    *,
+    hash_inputs: bool = False,
 ) -> int:
     """Submit it, and say what of it is not acted on."""
     with _names_source(verbatim), _progress(len(parsed.jobs)) as progress:
         workflow_id = spool.submit(
-            parsed, verbatim, output_dir=output_dir, ignore_missing_data=ignore_missing_data, progress=progress
+            parsed,
+            verbatim,
+            output_dir=output_dir,
+            ignore_missing_data=ignore_missing_data,
+            hash_inputs=hash_inputs,
+            progress=progress,
         )
     tell_notes(parsed)
     return workflow_id

@@ -30,6 +30,7 @@ from torc_spool.errors import NotFound
 from torc_spool.model import FailureHandler, Rule, Status, Stdio, Trigger, UserData
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import RUNNER_VARIABLE
+from torc_spool.reinitialize import reinitialize, reset_status
 from torc_spool.runner import Options, Runner
 from torc_spool.settle import Settler
 from torc_spool.spool import Spool
@@ -571,6 +572,50 @@ scenario(
 )
 
 
+# -- running again
+
+CHANGED = tools.workflow(
+    {
+        "first": Wanted("true # in another way"),
+        "second": Wanted(after=("first",)),
+        "bad": Wanted(),
+        "after_bad": Wanted(after=("bad",)),
+        "anyway": Wanted(after=("bad",), anyway=True),
+        "alone": Wanted(priority=3),
+    }
+)
+
+
+def _ended(spool: str) -> None:
+    make_graph(spool)
+    to_the_end(spool)
+
+
+def _half_way(spool: str) -> None:
+    """The first has completed, what waits for it is ready, and one more was never run and is canceled."""
+    make_graph(spool)
+    tools.dead_runner(spool, lambda hand: (hand.take("first"), hand.finish(FIRST, COMPLETED)))
+    store = tools.open_workflow(spool)
+    changes.recover(store)
+    changes.cancel(store, ["bad"])
+
+
+def _reinitialized(store: Any) -> None:
+    reinitialize(store, (CHANGED, tools.VERBATIM))
+
+
+command("reinitialize", _reinitialized, dict.fromkeys(THE_END, COMPLETED), make=_ended)
+command(
+    "reinitialize half way",
+    _reinitialized,
+    dict.fromkeys(THE_END, COMPLETED),
+    make=_half_way,
+    unless=THE_END | {"bad": CANCELED},
+)
+command("reset status", reset_status, THE_END, make=_ended)
+command("reset what failed", lambda store: reset_status(store, failed=True), THE_END, make=_ended)
+
+
 # -- every call
 
 
@@ -828,8 +873,74 @@ def _action_is(*expected: object) -> Callable[[str], None]:
     return check
 
 
+def _outcome_in_dead_hands(spool: str) -> None:
+    seen = job(spool, FIRST)
+    assert (seen.status, seen.attempts) == (Status.RUNNING, [(1, COMPLETED)])
+
+
+def _defined_anew(spool: str) -> None:
+    _outcome_in_dead_hands(spool)
+    assert tools.open_workflow(spool).revisions.number == 1
+
+
 _J = r"/9[^/]*-"  # how the name of a job's file begins, before its slug
 ROWS = [
+    Row(
+        "X28",
+        "z2",
+        "reinitialize repeated",
+        ("rename", rf"/done/completed{_J}first"),
+        _outcome_in_dead_hands,
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X28",
+        "z4",
+        "reinitialize half way repeated",
+        ("rename", rf"/(ready/any|blocked){_J}second"),
+        all_of(_outcome_in_dead_hands, lies(SECOND, Status.BLOCKED, 2)),
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X28",
+        "z5",
+        "reinitialize repeated",
+        ("create", r"/revision/workflow\.json$"),
+        _outcome_in_dead_hands,
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X29",
+        "z6",
+        "reinitialize repeated",
+        ("rename", r"/runners/[^/]+/revision$"),
+        _defined_anew,
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X30",
+        "z7",
+        "reinitialize repeated",
+        ("rename", rf"/done/canceled{_J}after_bad"),
+        all_of(_defined_anew, lies(AFTER_BAD, Status.BLOCKED, 2)),
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X30",
+        "z8",
+        "reinitialize repeated",
+        ("rename", rf"/running/[^/]+{_J}second"),
+        all_of(_defined_anew, lies(SECOND, Status.BLOCKED, 2)),
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
+    Row(
+        "X31",
+        "z9",
+        "reinitialize half way repeated",
+        ("rename", rf"/ready/any{_J}alone"),
+        all_of(lies(FIRST, Status.READY, 2), lies(ALONE, Status.READY, 2)),
+        attempts(FIRST, (1, COMPLETED), (2, COMPLETED)),
+    ),
     Row("X1", "s1", "submit", ("mkdir", r"/\.staging/[^/]+$"), _unseen),
     Row("X1", "s2", "submit", ("create", r"/owner\.json$"), _unseen),
     Row("X1", "s3", "submit", ("mkdir", r"/\.ids/\d+$"), _unseen),

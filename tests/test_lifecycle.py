@@ -33,6 +33,9 @@ DOCUMENTED = {
     ("h1", Move.UNHOLD): ([(HELD, READY), (HELD, BLOCKED)], SAME),
     ("h1", Move.PRIORITY): ([(BLOCKED, BLOCKED), (READY, READY), (HELD, HELD)], SAME),
     ("y1", Move.RETRY): (itertools.product(UNSUCCESSFUL, [READY, BLOCKED]), RAISED),
+    ("z2", Move.RECALL): (itertools.product(OUTCOMES, [RUNNING]), SAME),
+    ("z4", Move.WAIT_AGAIN): ([(READY, BLOCKED)], RAISED),
+    ("z9", Move.REDEFINE): ([(state, state) for state in (*WAITING, CANCELED)], SAME),
     ("v6", Move.TAKE): ([(PENDING, PENDING), (RUNNING, RUNNING)], SAME),
     ("v10", Move.GIVE): (itertools.product(OWNED, [READY, BLOCKED]), RAISED),
 }
@@ -80,24 +83,25 @@ def test_every_return_after_a_claim_or_an_outcome_raises_the_attempt() -> None:
         assert not is_allowed(move, source, target, 1, 1)
 
 
-def test_only_retry_and_revival_change_an_outcome() -> None:
+def test_only_retry_revival_and_what_runs_all_again_change_an_outcome() -> None:
     leaving = {
         move
         for move, source, target in itertools.product(Move, OUTCOMES, Status)
-        if is_allowed(move, source, target, 1, 2)
+        if source is not target and is_allowed(move, source, target, 1, 2)
     }
-    assert leaving == {Move.RETRY, Move.REVIVE}
+    assert leaving == {Move.RETRY, Move.REVIVE, Move.RECALL}
 
 
-def test_what_completed_stays_so() -> None:
+def test_what_completed_stays_so_until_all_that_follows_is_run_again() -> None:
     for move, target in itertools.product(Move, Status):
-        assert not is_allowed(move, Status.COMPLETED, target, 1, 2)
+        allowed = is_allowed(move, Status.COMPLETED, target, 1, 1)
+        assert allowed == (move is Move.RECALL and target is RUNNING)
 
 
-def test_every_state_but_the_first_can_be_reached_and_every_state_but_success_can_be_left() -> None:
+def test_every_state_can_be_reached_and_left() -> None:
     pairs = {pair for pairs, _ in ALLOWED.values() for pair in pairs}
     assert {target for source, target in pairs if source is not target} == set(Status)
-    assert {source for source, target in pairs if source is not target} == set(Status) - {Status.COMPLETED}
+    assert {source for source, target in pairs if source is not target} == set(Status)
 
 
 def test_a_move_that_is_refused_says_from_where_to_where() -> None:

@@ -78,6 +78,18 @@ class Layout:
         self.actions_done = f"{root}/actions/done"
         self.actions_persistent = f"{root}/actions/persistent"
 
+    def revision(self, number: int) -> str:
+        """The directory of a later definition of the jobs."""
+        return f"{self.root}/{naming.revision_directory(number)}"
+
+    def jobs_file_of(self, number: int) -> str:
+        """The record of the jobs in a revision; 0: as they were submitted."""
+        return f"{self.revision(number)}/jobs.jsonl" if number else f"{self.root}/jobs.jsonl"
+
+    def revise(self, number: int) -> None:
+        """Let the records be those of a revision."""
+        self.workflow_file, self.jobs_file = f"{self.revision(number)}/workflow.json", self.jobs_file_of(number)
+
     def ready_for(self, scheduler: str | None) -> str:
         """The directory of the ready jobs of a scheduler, by its name; None is `any`."""
         return f"{self.ready}/{naming.scheduler_directory(scheduler)}"

@@ -27,6 +27,9 @@ class Move(enum.StrEnum):
     UNHOLD = "unhold"
     RETRY = "retry"
     PRIORITY = "priority"
+    RECALL = "recall"  # an outcome into the hands of who has all that follows run again
+    WAIT_AGAIN = "wait again"  # what it had waited for is run again
+    REDEFINE = "redefine"  # its needs are others now
     TAKE = "take"  # a dead runner's file into the taker's own directory
     GIVE = "give"  # by its owner, back to where it can be claimed
 
@@ -62,6 +65,9 @@ RULES: Final[Mapping[Move, Rule]] = {
     Move.UNHOLD: Rule(_only(Status.HELD), _RETURN),
     Move.RETRY: Rule(frozenset(UNSUCCESSFUL), _RETURN, new_attempt=True),
     Move.PRIORITY: Rule(_WAITING, _WAITING, stays=True),
+    Move.RECALL: Rule(frozenset(OUTCOMES), _only(Status.RUNNING)),
+    Move.WAIT_AGAIN: Rule(_only(Status.READY), _only(Status.BLOCKED), new_attempt=True),
+    Move.REDEFINE: Rule(_WAITING | {Status.CANCELED}, _WAITING | {Status.CANCELED}, stays=True),
     Move.TAKE: Rule(_OWNED, _OWNED, stays=True),
     Move.GIVE: Rule(_OWNED, _RETURN, new_attempt=True),
 }

@@ -174,6 +174,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_files: tuple[str, ...] = ()
     input_user_data: tuple[str, ...] = ()  # names
     output_user_data: tuple[str, ...] = ()
+    revision: int = 0  # in which this definition was made; 0: the submitted one
     attempts: tuple[Attempt, ...] = ()
 
 

@@ -29,6 +29,7 @@ _JOB = re.compile(
 )
 _KEY = re.compile(r"[0-9a-z]{1,32}")
 _ASIDE = re.compile(rf"({_JOB.pattern})~.*", re.DOTALL)
+_REVISION = re.compile(r"revision-([1-9][0-9]{0,8})")
 _WORKFLOW = re.compile(r"([1-9][0-9]{0,8})-([A-Za-z0-9_][A-Za-z0-9._-]{0,79})")
 _OWNER = r"([A-Za-z0-9_][A-Za-z0-9._-]{0,99}-[0-9]{1,10}-[0-9a-f]{8})"
 _RUNNER = re.compile(_OWNER)
@@ -149,6 +150,16 @@ def parse_workflow(directory: str) -> tuple[int, str] | None:
     """The id and slug of a workflow's directory, or None for any other name."""
     match = _WORKFLOW.fullmatch(directory)
     return (int(match[1]), match[2]) if match else None
+
+
+def revision_directory(number: int) -> str:
+    return f"revision-{number}"
+
+
+def parse_revision(directory: str) -> int | None:
+    """The number of a revision, or None for any other name."""
+    match = _REVISION.fullmatch(directory)
+    return int(match[1]) if match else None
 
 
 def new_runner_name(host: str, pid: int) -> str:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from torc_spool import actor as actors
-from torc_spool import errors, fsops, naming, processes, recovery, submission
+from torc_spool import errors, fsops, naming, processes, recovery, submission, userdata
 from torc_spool.errors import Fenced, NotFound, StorageError, TorcSpoolError
 from torc_spool.executor import START_TROUBLE_S, Executor
 from torc_spool.model import Status
@@ -230,6 +230,7 @@ class Runner:
             fsops.make_output_directory(output)
         self._starters[workflow_id] = Starter(
             store.workflow,
+            user_data=userdata.paths(store),
             runner=self.name,
             output_dir=output,
             environ=os.environ,
@@ -250,6 +251,13 @@ class Runner:
         self.served[workflow_id] = served
         return served
 
+    def _serve_anew(self, served: Served) -> Served:
+        """Open a workflow again whose jobs have been defined anew; we hold nothing in it."""
+        self.actions.remove(served.id)
+        self._starters.pop(served.id).close()
+        served.close(None)
+        return self._serve(served.id)
+
     def _leave(self, served: Served, exit_code: int) -> None:
         self._set_aside += served.set_aside
         self._closed.append((served.id, exit_code))
@@ -265,6 +273,8 @@ class Runner:
         if self.executor.is_troubled:
             return  # this node can take no more now
         for served in list(self.served.values()):
+            if served.is_outdated:
+                served = self._serve_anew(served)
             if not self.actions.may_claim(served.id):
                 continue
             jobs = served.claim(self.slots.offer(self._seconds_left()))
@@ -387,6 +397,8 @@ class Runner:
             directories.append(self.spool.path)
         if self._wakeup.watch(directories):
             self._pace.now()  # something may have come before the watch was there
+            for served in self.served.values():
+                served.stale = True
         else:
             self._pace.slower(longest)
 

@@ -61,6 +61,7 @@ class Served:
         self._settled = 0.0
         self._alone = False
         self.stale = True  # whether the view is known to be behind
+        self.is_outdated = False  # whether the jobs have been defined anew since this workflow was opened
 
     @property
     def id(self) -> int:
@@ -121,6 +122,7 @@ class Served:
             self.set_aside_file(f"{self.store.layout.ready}/{entry.directory}", entry.name, "is not a job's file")
         own = self.record.name
         if len(self._queue):
+            self.is_outdated = self.actor is None and self.store.is_outdated()
             self.finished = False
             self._alone = all(name == own for name in fsops.names(self.store.layout.pending))
             self.settler.is_alone = self._alone
@@ -146,6 +148,8 @@ class Served:
         try:
             if self.due(time.monotonic()):
                 self.refresh()
+            if self.is_outdated:
+                return []
             picks = select.select(self._queue, offer) if len(self._queue) else []
             if picks and self._alone:
                 won += self._claim(picks, offer)
@@ -219,15 +223,19 @@ class Served:
         return Claimed(filename, name, content, pick)
 
     def _as_claimed(self, actor: Actor, content: Content, pick: Pick) -> Content:
-        """The path holds for the scheduler: a job that was bound to another one by hand stays so on a return."""
-        said = naming.scheduler_directory(content.job.scheduler)
+        """By the latest revision. The path holds for the scheduler: a job that was bound to another one by hand stays
+        so on a return."""
+        current = self.store.current(content)
+        said = naming.scheduler_directory(current.job.scheduler)
         if said == pick.entry.directory:
-            return content
+            if current is not content:
+                fsops.replace(actor.pending, pick.entry.name, current.data, self.store.file_mode)
+            return current
         scheduler = None if pick.entry.directory == naming.ANY_SCHEDULER else pick.entry.directory
         for known in self.store.workflow.schedulers:
             if naming.scheduler_directory(known["name"]) == pick.entry.directory:
                 scheduler = known["name"]
-        rebound = content.rebound(scheduler)
+        rebound = current.rebound(scheduler)
         fsops.replace(actor.pending, pick.entry.name, rebound.data, self.store.file_mode)
         return rebound
 

@@ -93,6 +93,7 @@ class Spool:
         cwd: str | None = None,
         output_dir: str | None = None,
         ignore_missing_data: bool = False,
+        hash_inputs: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Publish a validated spec; returns its id once that is durable.
@@ -112,6 +113,7 @@ class Spool:
             verbatim,
             cwd=where,
             output_dir=output,
+            hash_inputs=hash_inputs,
             shared=self.allow_shared,
             progress=progress,
         )

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from torc_spool import fsops, handlers, naming
+from torc_spool import fingerprints, fsops, handlers, naming
 from torc_spool.digest import digest
 from torc_spool.errors import StorageError
 from torc_spool.execution import TASK_VARIABLE, Execution, Outputs
@@ -50,6 +50,7 @@ class Starter:
         self,
         workflow: Workflow,
         *,
+        user_data: Mapping[str, str],
         runner: str,
         output_dir: str,
         environ: Mapping[str, str],
@@ -57,7 +58,7 @@ class Starter:
         gpu_variable: str | None,
     ) -> None:
         self._workflow, self._runner, self._output_dir = workflow, runner, output_dir
-        self._gpu_variable = gpu_variable
+        self._gpu_variable, self._user_data = gpu_variable, user_data
         self._handlers = {handler.name: handler for handler in workflow.failure_handlers}
         fixed = {
             "TORC_WORKFLOW_ID": str(workflow.id),
@@ -104,6 +105,10 @@ class Starter:
         """
 
         def prepare() -> tuple[int, int, int]:
+            # in the spawner's thread: the sums of large files take their time
+            paths = fingerprints.input_paths(execution.job, self._user_data)
+            if paths:
+                execution.inputs = fingerprints.take(paths, self._workflow.cwd, hashed=self._workflow.hash_inputs)
             descriptors = self._open_outputs(execution)
             execution.started, execution.started_clock = time.time(), time.monotonic()
             return self._stdin, *descriptors

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
-from torc_spool import fsops, lifecycle, naming
+from torc_spool import fsops, lifecycle, naming, sortkeys
 from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
 from torc_spool.graph import Ended, Ledger, Link
 from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, Layout
 from torc_spool.lifecycle import Move
-from torc_spool.model import FORMAT_VERSION, OUTCOMES, Action, Job, RunnerEnd, RunnerRecord, Status, Workflow
+from torc_spool.model import FORMAT_VERSION, OUTCOMES, Action, Job, Needs, RunnerEnd, RunnerRecord, Status, Workflow
 from torc_spool.naming import Cause, JobName
+from torc_spool.revision import Revisions, latest_of
 from torc_spool.select import Entry
 
 _MAX_JOB_BYTES = 64 << 20  # what is larger is no job's file, and shall not fill the memory
@@ -45,6 +46,17 @@ class Content(NamedTuple):
 
     job: Job
     data: bytes
+
+    def redefined(self, changes: Mapping[str, Any]) -> Content:
+        """The same job with other fields; one that has its default is left out."""
+        fields = _decode_any(self.data)
+        said = msgspec.to_builtins(msgspec.structs.replace(self.job, attempts=(), **changes))
+        for field in changes:
+            fields.pop(field, None)
+            if field in said:
+                fields[field] = said[field]
+        data = encode(fields)
+        return Content(_decode_job(data), data)
 
     def rebound(self, scheduler: str | None) -> Content:
         """The same job, bound to another scheduler or to none."""
@@ -76,7 +88,8 @@ class _Version(msgspec.Struct, frozen=True):
 class Store:
     """An open workflow. Make one with `open`."""
 
-    def __init__(self, layout: Layout, workflow: Workflow, *, shared: bool) -> None:
+    def __init__(self, layout: Layout, workflow: Workflow, *, shared: bool, revision: int = 0) -> None:
+        self.revisions = Revisions(layout, revision)
         self.layout, self.workflow, self.shared = layout, workflow, shared
         self.directory_mode = 0o777 if shared else 0o755
         self.file_mode = 0o666 if shared else 0o644
@@ -98,7 +111,14 @@ class Store:
                 layout.workflow_file, f"is of workflow {workflow.id}, its directory's name says {named[0]}"
             )
         said_by_owner = workflow.shared and content.owner == os.geteuid()
-        return cls(layout, workflow, shared=allow_shared or said_by_owner)
+        revision = latest_of(root)
+        if revision:
+            layout.revise(revision)
+            content = fsops.read(layout.workflow_file)
+            if content is None:
+                raise DamagedFile(layout.workflow_file, "is missing: this is not a whole revision")
+            workflow = _decode_workflow(content.data, layout.workflow_file)
+        return cls(layout, workflow, shared=allow_shared or said_by_owner, revision=revision)
 
     def check_trust(self) -> None:
         """Refuse a workflow that somebody else could have written to. Raises UntrustedSpool.
@@ -109,6 +129,8 @@ class Store:
         parts = (*FIXED_DIRECTORIES, *(ACTION_DIRECTORIES if self.workflow.num_actions else ()))
         paths = [os.path.dirname(root), root, *(f"{root}/{part}" for part in parts)]
         paths += [f"{self.layout.ready}/{name}" for name in self.ready_directories()]
+        if self.revisions.number:
+            paths.append(self.layout.revision(self.revisions.number))
         for path in paths:
             fsops.check_directory(path, shared=self.shared)
         self._only_of = None if self.shared else os.geteuid()
@@ -118,6 +140,10 @@ class Store:
     def exists(self) -> bool:
         """Whether the workflow has not been deleted."""
         return fsops.entries(self.layout.ready) is not None
+
+    def is_outdated(self) -> bool:
+        """Whether there is a later revision of the jobs than the one that was opened."""
+        return latest_of(self.layout.root) > self.revisions.number
 
     def ready_directories(self) -> list[str]:
         return fsops.directories_and_files(self.layout.ready)[0]
@@ -319,6 +345,11 @@ class Store:
         except _UNREADABLE as error:
             raise DamagedFile(self.layout.actions_file, f"has a line that is no action ({error})") from error
 
+    def current(self, content: Content) -> Content:
+        """A job's file as it is to be run: with what a later revision has changed since it was written."""
+        changes = self.revisions.changes(content.job)
+        return content.redefined(changes) if changes else content
+
     def records(self) -> Iterator[Job]:
         """The workflow's own immutable record of all jobs, in order of id. Raises DamagedFile."""
         for line in self._record_lines():
@@ -376,12 +407,15 @@ class Store:
         *,
         new_attempt: bool = False,
         rank: int | None = None,
+        needs: Needs | None = None,
         cause: Cause | None = None,
     ) -> Place | None:
         """One rename, if the table allows it. None when the file is not there any more."""
         name = place.name._replace(
             attempt=place.name.attempt + new_attempt,
             rank=place.name.rank if rank is None else rank,
+            needs=place.name.needs if needs is None else needs,
+            key=place.name.key if needs is None else sortkeys.key(self.workflow.jobs_sort_method, needs),
             cause=cause,
         )
         lifecycle.check(move, place.status, status, place.name.attempt, name.attempt)

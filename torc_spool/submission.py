@@ -51,6 +51,7 @@ def publish(
     *,
     cwd: str,
     output_dir: str | None = None,
+    hash_inputs: bool = False,
     shared: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -72,6 +73,7 @@ def publish(
         target = f"{spool}/{naming.workflow_directory(workflow_id, spec.name)}"
         _write(root, target, spec, verbatim, shared=shared, progress=progress)
         workflow = _workflow(workflow_id, spec, cwd=cwd, output_dir=output_dir, shared=shared)
+        workflow = msgspec.structs.replace(workflow, hash_inputs=hash_inputs)
         fsops.create(Layout(root).workflow_file, encode(workflow), 0o666 if shared else 0o644)
         fsops.sync_filesystem(root)
         if not fsops.rename_directory(root, target):

@@ -64,6 +64,11 @@ def known(store: Store) -> list[Datum]:
         raise DamagedFile(store.layout.user_data_file, f"is not what was submitted ({error})") from error
 
 
+def paths(store: Store) -> dict[str, str]:
+    """Where the value of each is, by its name."""
+    return {datum.name: store.layout.user_datum(datum.file) for datum in known(store)}
+
+
 def find(store: Store, name: str) -> Datum:
     """By its name, or by the path that a job's command was given. Raises NotFound."""
     data = known(store)
