@@ -18,6 +18,7 @@ FIXED_DIRECTORIES = (
     "requests",
     "runners",
     "output",
+    "slurm",
 )
 ACTION_DIRECTORIES = (  # only where there are actions
     "actions",
@@ -50,6 +51,7 @@ class Layout:
         "root",
         "runners",
         "running",
+        "slurm",
         "user_data",
         "user_data_file",
         "workflow_file",
@@ -77,6 +79,7 @@ class Layout:
         self.actions_running = f"{root}/actions/running"
         self.actions_done = f"{root}/actions/done"
         self.actions_persistent = f"{root}/actions/persistent"
+        self.slurm = f"{root}/slurm"
 
     def ready_for(self, scheduler: str | None) -> str:
         """The directory of the ready jobs of a scheduler, by its name; None is `any`."""
@@ -94,6 +97,10 @@ class Layout:
 
     def runner(self, name: str) -> str:
         return f"{self.runners}/{name}"
+
+    def allocation(self, job_id: str) -> str:
+        """The record of an allocation, by Slurm's number of it."""
+        return f"{self.slurm}/{naming.allocation_name(job_id)}"
 
     def taken(self, taker: str) -> str:
         """Where a taker keeps the records of the dead whose work it took."""
