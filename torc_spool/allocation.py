@@ -7,10 +7,12 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from torc_spool import capacity as capacities
-from torc_spool import slurm
 from torc_spool.capacity import Capacity
+from torc_spool.errors import SlurmError
+from torc_spool.options import OWN_END, WALLTIME_END
 
 MARGIN_S = 90  # what is to be over before the end: Slurm's own notice comes up to a minute early
 _INTERACTIVE_STEP = 0xFFFF_0000  # numbers from here on are Slurm's own, such as the shell of salloc
@@ -54,12 +56,47 @@ def seconds_left(environ: Mapping[str, str] = os.environ, clock: Callable[[], fl
     if end:
         return max(0.0, end - clock())
     found = job_id(environ)
-    return None if found is None else slurm.seconds_left(found, environ)
+    if found is None:
+        return None
+    from torc_spool import slurm  # not needed where there is none
+
+    return slurm.seconds_left(found, environ)
 
 
-def usable(seconds: float, margin_s: float | None = None) -> float:
-    """The part of the time left that jobs may use: less a margin, which is at most a tenth unless it was `given`."""
-    return max(0.0, seconds - (min(MARGIN_S, 0.1 * seconds) if margin_s is None else margin_s))
+def time_limit(
+    asked_s: float | None,
+    settings: Mapping[str, Any],
+    tell: Callable[[str], None],
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[float | None, str]:
+    """How long a runner may go on, and what to say of jobs that this cuts short.
+
+    The shorter of what a person `asked` and what is left to the allocation, less a margin: that of the workflow's
+    settings (`compute_node_expiration_buffer_seconds`), else 90 s, but no more than a tenth. Where Slurm does not
+    answer that is told, and its notice is all there is.
+    """
+    try:
+        left = seconds_left(environ)
+    except SlurmError as error:
+        tell(f"the end of this allocation is not known: {error}")
+        left = None
+    if left is None:
+        return asked_s, OWN_END
+    margin = _seconds(settings, "compute_node_expiration_buffer_seconds")
+    usable = max(0.0, left - (min(MARGIN_S, 0.1 * left) if margin is None else margin))
+    if asked_s is not None and asked_s <= usable:
+        return asked_s, OWN_END
+    return usable, WALLTIME_END
+
+
+def patience(settings: Mapping[str, Any]) -> float:
+    """How long a runner with nothing to do waits for new jobs unless it is told."""
+    return _seconds(settings, "compute_node_wait_for_new_jobs_seconds") or 0.0
+
+
+def _seconds(settings: Mapping[str, Any], field: str) -> float | None:
+    value = settings.get(field)
+    return float(value) if isinstance(value, int | float) and value >= 0 else None
 
 
 def _num_nodes(environ: Mapping[str, str]) -> int:

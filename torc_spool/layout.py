@@ -18,7 +18,6 @@ FIXED_DIRECTORIES = (
     "requests",
     "runners",
     "output",
-    "slurm",
 )
 ACTION_DIRECTORIES = (  # only where there are actions
     "actions",
