@@ -68,6 +68,7 @@ def time_limit(
     settings: Mapping[str, Any],
     tell: Callable[[str], None],
     environ: Mapping[str, str] = os.environ,
+    clock: Callable[[], float] = time.time,
 ) -> tuple[float | None, str]:
     """How long a runner may go on, and what to say of jobs that this cuts short.
 
@@ -76,7 +77,7 @@ def time_limit(
     answer that is told, and its notice is all there is.
     """
     try:
-        left = seconds_left(environ)
+        left = seconds_left(environ, clock)
     except SlurmError as error:
         tell(f"the end of this allocation is not known: {error}")
         left = None
