@@ -222,7 +222,7 @@ def test_a_percent_sign_in_the_output_directory_is_not_taken_for_a_number() -> N
 
 @pytest.mark.parametrize("path", ["/data/a\nb", "/data/a\rb"])
 def test_a_line_break_in_a_path_is_refused(path: str) -> None:
-    with pytest.raises(SpecError, match="chdir: .* holds a control character"):
+    with pytest.raises(SpecError, match=r"chdir: .* holds a control character"):
         sbatch.script(asked(), LAUNCH._replace(cwd=path))
 
 
