@@ -56,14 +56,14 @@ def site(tmp_path: Path) -> Site:
 
 
 def test_allocations_are_submitted_and_remembered(lab: Lab, site: Site) -> None:
-    lab.submit("true", slurm_schedulers=TWO)
+    lab.submit("true", slurm_schedulers=TWO, slurm_defaults={"qos": "high"})
     done = lab.torc("slurm", "schedule-nodes", 1, "--scheduler", "small", "--num-hpc-jobs", 2, env=site.environ())
     assert done.stdout == "101\n102\n"
     assert "submitted 2 allocations of 1 node for scheduler small" in done.stderr
     assert site.called("sbatch") == ["--parsable\n"] * 2
     first, second = site.called("sbatch", "stdin")
     assert first == second
-    assert "#SBATCH --account=proj\n" in first
+    assert "#SBATCH --qos=high\n" in first
     assert f"exec {cliutil.PROGRAMS}/torc-spool --spool {lab.spool} run 1 --scheduler small --grace 10\n" in first
     assert lab.ls("slurm") == ["101.json", "102.json"]
     found = allocations.recorded(lab.store())
