@@ -8,7 +8,7 @@ import pytest
 
 from torc_spool import allocation
 from torc_spool.capacity import Capacity
-from torc_spool.runner import OWN_END, WALLTIME_END
+from torc_spool.options import OWN_END, WALLTIME_END
 
 NODE = Capacity(num_cpus=64, memory_mib=512_000)
 BATCH = {"SLURM_JOB_ID": "80", "SLURM_JOB_NUM_NODES": "2", "SLURM_NNODES": "2", "SLURM_CPUS_ON_NODE": "2"}
