@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from torc_spool.errors import EXIT_STOPPED, EXIT_USAGE, TorcSpoolError, UsageError
+from torc_spool.errors import EXIT_STOPPED, EXIT_USAGE, TorcSpoolError
 
 from .common import State, common_options, say
 
@@ -39,6 +39,7 @@ COMMANDS = {
     "stop": ("change", "stop"),
     "recover": ("change", "recover"),
     "delete": ("change", "delete"),
+    "slurm": ("slurm", "slurm"),
 }
 
 
@@ -63,9 +64,6 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] == "slurm":
-            words = " ".join(["slurm", *(word for word in args[1:2] if not word.startswith("-"))])
-            raise UsageError(f"{words} is not there yet: start runners inside an allocation, see docs/operations.md")
         try:
             return super().resolve_command(context, args)
         except click.UsageError as error:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from torc_spool import capacity
+from torc_spool import allocation, capacity
 from torc_spool.errors import EXIT_JOBS_FAILED, TorcSpoolError, UsageError
 from torc_spool.runner import Options, Result, Runner
 from torc_spool.select import Free, Offer
@@ -83,8 +83,7 @@ def _time_limit(text: str | None) -> int | None:
     "--wait-for-new-jobs",
     type=Seconds(),
     metavar="SECONDS",
-    default=0.0,
-    help="Stay so long with nothing to do, for jobs that may come.",
+    help="Stay so long with nothing to do, for jobs that may come.  [default: 0; in Slurm what the spec says]",
 )
 @click.option("--no-limit-resources", is_flag=True, help="Do not end jobs that exceed their stated needs.")
 @click.option(
@@ -110,7 +109,7 @@ def run(
     any_scheduler: bool,
     time_limit: str | None,
     output_dir: str | None,
-    wait_for_new_jobs: float,
+    wait_for_new_jobs: float | None,
     no_limit_resources: bool,
     grace: float,
     ignore_missing_data: bool,
@@ -123,17 +122,10 @@ def run(
     Exit codes: 0 every job completed; 1 finished with jobs failed, canceled or terminated; 2 bad usage or bad input;
     3 jobs are left that this runner may not or cannot run; 4 stopped by a signal or the end of its time.
     """
-    options = Options(
-        capacity=capacity.given(num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes),
-        max_parallel_jobs=max_parallel_jobs,
-        scheduler=scheduler,
-        any_scheduler=any_scheduler,
-        time_limit_s=_time_limit(time_limit),
-        grace_s=grace,
-        limit_resources=not no_limit_resources,
-        output_dir=output_dir,
-        wait_for_new_jobs_s=wait_for_new_jobs,
+    capacity_here = capacity.given(
+        allocation.detect(), num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes
     )
+    asked_s = _time_limit(time_limit)
     spool = state.spool()
     workflow_id = None if spec_or_id is None else workflow_or_spec(spool, spec_or_id)
     if spec_or_id is not None and workflow_id is None:
@@ -142,6 +134,20 @@ def run(
         parsed, verbatim = read_spec(spec_or_id)
         workflow_id = publish(spool, parsed, verbatim, output_dir, ignore_missing_data, hash_inputs=hash_inputs)
         say(f"workflow {workflow_id}")
+    settings = spool.open(workflow_id).workflow.settings if workflow_id and allocation.job_id() else {}
+    limit_s, end_reason = allocation.time_limit(asked_s, settings, say)
+    options = Options(
+        capacity=capacity_here,
+        max_parallel_jobs=max_parallel_jobs,
+        scheduler=scheduler,
+        any_scheduler=any_scheduler,
+        time_limit_s=limit_s,
+        end_reason=end_reason,
+        grace_s=grace,
+        limit_resources=not no_limit_resources,
+        output_dir=output_dir,
+        wait_for_new_jobs_s=allocation.patience(settings) if wait_for_new_jobs is None else wait_for_new_jobs,
+    )
     view = _bar(spool.open(workflow_id).workflow.num_jobs) if workflow_id and sys.stderr.isatty() else _Lines()
     runner = Runner(spool, options, workflow_id=workflow_id, tell=view.tell, progress=view.progress)
     with view:
@@ -282,7 +288,9 @@ def preview(
 
     if max_parallel_jobs is not None and limit is not None:
         raise UsageError("--limit goes with resources; with --max-parallel-jobs that is the limit")
-    has = capacity.given(num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes)
+    has = capacity.given(
+        allocation.detect(), num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes
+    )
     offer = Offer.idle(
         Free(has.num_cpus, has.memory_mib, len(has.gpus)),
         has.num_nodes,

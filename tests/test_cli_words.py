@@ -66,8 +66,3 @@ def test_options_may_not_be_empty(lab: Lab, option: str) -> None:
     (lab.cwd / "cmds").write_text("true\n")
     assert f"{option}: is empty" in lab.torc("submit", "--commands", "cmds", option, "", code=2).sentence()
     assert not lab.spool.exists()
-
-
-def test_what_is_not_there_yet_is_said(lab: Lab) -> None:
-    lab.submit("true")
-    assert "slurm schedule-nodes is not there yet" in lab.torc("slurm", "schedule-nodes", 1, code=2).sentence()

@@ -59,17 +59,18 @@ def detect(
 
 
 def given(
+    detected: Capacity | None = None,
     *,
     num_cpus: int | None = None,
     memory_gb: float | None = None,
     num_gpus: int | None = None,
     num_nodes: int | None = None,
 ) -> Capacity:
-    """The capacity of this process on this node, with what a person says in its place. See `override`.
+    """What was `detected` (else what this node gives), with what a person says in its place. See `override`.
 
     Raises UsageError also when more gpus are asked for than a variable leaves visible.
     """
-    detected = detect()
+    detected = detect() if detected is None else detected
     variable, shown = detected.gpu_variable, len(detected.gpus)
     if variable is not None and variable in os.environ and shown and num_gpus is not None and num_gpus > shown:
         raise UsageError(

@@ -89,3 +89,11 @@ class StorageError(TorcSpoolError):
         self.operation, self.path, self.errno = operation, path, errno
         text = os.strerror(errno) if errno is not None else "unknown error"
         super().__init__(f"cannot {operation} {path}: {text}")
+
+
+class SlurmError(TorcSpoolError):
+    """Slurm refused, or did not answer: what was called, what it said, and what to do."""
+
+    def __init__(self, command: str, said: str, hint: str | None = None) -> None:
+        self.command, self.said, self.hint = command, said, hint
+        super().__init__("; ".join(part for part in (f"{command}: {said}", hint) if part))

@@ -50,6 +50,7 @@ class Layout:
         "root",
         "runners",
         "running",
+        "slurm",
         "user_data",
         "user_data_file",
         "workflow_file",
@@ -77,6 +78,7 @@ class Layout:
         self.actions_running = f"{root}/actions/running"
         self.actions_done = f"{root}/actions/done"
         self.actions_persistent = f"{root}/actions/persistent"
+        self.slurm = f"{root}/slurm"
 
     def revision(self, number: int) -> str:
         """The directory of a later definition of the jobs."""
@@ -106,6 +108,10 @@ class Layout:
 
     def runner(self, name: str) -> str:
         return f"{self.runners}/{name}"
+
+    def allocation(self, job_id: str) -> str:
+        """The record of an allocation, by Slurm's number of it."""
+        return f"{self.slurm}/{naming.allocation_name(job_id)}"
 
     def taken(self, taker: str) -> str:
         """Where a taker keeps the records of the dead whose work it took."""

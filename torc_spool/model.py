@@ -261,3 +261,22 @@ class RunnerEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     evidence: str | None = None
     recovered_by: str | None = None
     version: int = FORMAT_VERSION
+
+
+class Allocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`slurm/<job id>.json`: an allocation that was asked of Slurm for this workflow."""
+
+    job_id: str
+    scheduler: str
+    key: str  # stands in the allocation's comment
+    version: int = FORMAT_VERSION
+    cluster: str | None = None  # where Slurm names one
+    nodes: int = 1
+    walltime_s: int | None = None  # None: no limit
+    one_runner_per_node: bool = False
+    max_parallel_jobs: int | None = None
+    submitted: float | None = None  # seconds since the epoch, by the submitter's clock
+    submitted_by: str | None = None
+    submitted_on: str | None = None
+    output: str | None = None  # the file of its stdout
+    asked: dict[str, str | None] = {}  # what was asked of Slurm: long options

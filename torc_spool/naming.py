@@ -34,6 +34,7 @@ _WORKFLOW = re.compile(r"([1-9][0-9]{0,8})-([A-Za-z0-9_][A-Za-z0-9._-]{0,79})")
 _OWNER = r"([A-Za-z0-9_][A-Za-z0-9._-]{0,99}-[0-9]{1,10}-[0-9a-f]{8})"
 _RUNNER = re.compile(_OWNER)
 _TAKEN = re.compile(f"{_OWNER}~{_OWNER}")
+_ALLOCATION = re.compile(r"([1-9][0-9]{0,18})\.json")
 _REQUEST = re.compile(rf"cancel-{_ATTEMPT}|stop-{_OWNER}")
 _ACTION = re.compile(
     rf"((?!000)[0-9]{{3}}|[1-9][0-9]{{3,8}})(?:\.([1-9][0-9]{{0,8}}))?-({'|'.join(Trigger)})"
@@ -201,6 +202,20 @@ def parse_request(name: str) -> Request | None:
     if match[3] is not None:
         return Request(runner=match[3])
     return Request(job=Cause(int(match[1]), int(match[2])))
+
+
+def allocation_name(job_id: str) -> str:
+    """The name of an allocation's record. Raises BadName for what is not a number of Slurm's."""
+    name = f"{job_id}.json"
+    if not _ALLOCATION.fullmatch(name):
+        raise BadName(f"{job_id!r} is not the number of an allocation")
+    return name
+
+
+def parse_allocation(name: str) -> str | None:
+    """The number of the allocation whose record this is the name of."""
+    match = _ALLOCATION.fullmatch(name)
+    return match[1] if match else None
 
 
 def aside_name(name: str, origin: str) -> str:

@@ -9,6 +9,9 @@ from torc_spool.capacity import Capacity
 from torc_spool.model import Status
 from torc_spool.served import Left
 
+OWN_END = "the runner's time ended"
+WALLTIME_END = "the walltime of the allocation ended"
+
 
 class Options(NamedTuple):
     """How a runner is to run. Times in seconds."""
@@ -18,6 +21,7 @@ class Options(NamedTuple):
     scheduler: str | None = None  # a name, or a number from 1 in the order of the spec
     any_scheduler: bool = False
     time_limit_s: float | None = None
+    end_reason: str = OWN_END  # why the end of the time terminates jobs
     grace_s: float = 10.0
     limit_resources: bool = True
     output_dir: str | None = None

@@ -18,16 +18,16 @@ from torc_spool import errors, fsops, naming, processes, recovery, submission, u
 from torc_spool.errors import Fenced, NotFound, StorageError, TorcSpoolError
 from torc_spool.executor import START_TROUBLE_S, Executor
 from torc_spool.model import Status
+from torc_spool.options import WALLTIME_END, Stage
 from torc_spool.options import Options as Options
 from torc_spool.options import Result as Result
-from torc_spool.options import Stage
 from torc_spool.pace import Pace
 from torc_spool.performing import Performer, Performers
 from torc_spool.served import Left, Served, serve_directories
 from torc_spool.slots import Slots
 from torc_spool.spool import Spool
 from torc_spool.starter import Starter
-from torc_spool.wakeup import Wakeup
+from torc_spool.wakeup import NOTICE, Wakeup
 
 TROUBLES = 3  # so many times an idle runner tries again what the filesystem refuses
 TROUBLE_PAUSE_S = 5.0
@@ -305,7 +305,7 @@ class Runner:
         if self._stage is Stage.FINISHING:
             self.executor.gives_back = True
         if now >= self._notice_at() and self._stage in (Stage.CLAIMING, Stage.FINISHING):
-            self._end_jobs("the runner's time ended")
+            self._end_jobs(self.options.end_reason)
 
     def _notice_at(self) -> float:
         """When jobs get their notice: a grace before the end of time, but at most a tenth of it."""
@@ -334,6 +334,11 @@ class Runner:
     def _heed_signals(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
+            if number == NOTICE:
+                if self._stage in (Stage.CLAIMING, Stage.FINISHING):
+                    self._tell("SIGUSR1: the walltime is about to end; jobs have their notice")
+                    self._end_jobs(WALLTIME_END)
+                continue
             name = signal.Signals(number).name
             if self._stage in (Stage.CLAIMING, Stage.FINISHING):
                 self._tell(f"{name}: jobs have {self.options.grace_s:g} s to end; once more to end at once")

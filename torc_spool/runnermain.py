@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from torc_spool import capacity
+from torc_spool import allocation, capacity
 from torc_spool.errors import TorcSpoolError
 from torc_spool.runner import Options, Runner
 from torc_spool.spool import Spool
@@ -50,7 +50,9 @@ def _options(
     grace: float = 10.0,
     **same: Any,
 ) -> Options:
-    has = capacity.given(num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes)
+    has = capacity.given(
+        allocation.detect(), num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes
+    )
     return Options(
         capacity=has,
         time_limit_s=time_limit,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torc_spool import fsops, naming, recovery, select
 from torc_spool.actor import Actor
-from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
+from torc_spool.errors import BadName, DamagedFile, StorageError
 from torc_spool.lifecycle import Move
 from torc_spool.locking import ClaimLock
 from torc_spool.model import OUTCOMES, RunnerRecord, Status
@@ -391,10 +391,4 @@ def serve_directories(store: Store, scheduler: str | None, any_scheduler: bool) 
         return None
     if scheduler is None:
         return [naming.ANY_SCHEDULER]
-    known = [entry["name"] for entry in store.workflow.schedulers]
-    if scheduler not in known and scheduler.isdecimal() and 1 <= int(scheduler) <= len(known):
-        scheduler = known[int(scheduler) - 1]
-    if scheduler not in known:
-        has = ", ".join(f"{number} {name}" for number, name in enumerate(known, 1)) or "none"
-        raise NotFound(f"workflow {store.workflow.id} has no scheduler {scheduler!r}; it has: {has}")
-    return [naming.scheduler_directory(scheduler), naming.ANY_SCHEDULER]
+    return [naming.scheduler_directory(store.scheduler(scheduler)["name"]), naming.ANY_SCHEDULER]

@@ -12,12 +12,11 @@ from torc_spool.model import Action, Job, UserData
 from torc_spool.specactions import OF_JOBS
 from torc_spool.specrecords import WorkflowRecord
 
+USED = ("compute_node_expiration_buffer_seconds", "compute_node_wait_for_new_jobs_seconds")  # settings, by runners
 KEPT = {  # fields of the file that go into the workflow's settings as they are given
     "execution_config": "only its stdio is used",
     "resource_monitor": "runners record each attempt's time, cpu time and peak memory, and nothing more",
     "use_pending_failed": "a job that fails has failed; retry runs it again",
-    "compute_node_expiration_buffer_seconds": "a runner ends its jobs at its own --time-limit or allocation's end",
-    "compute_node_wait_for_new_jobs_seconds": "give run --wait-for-new-jobs",
     "compute_node_min_time_for_new_jobs_seconds": "a job is claimed when its runtime fits in the time left",
     "compute_node_ignore_workflow_completion": "give run --wait-for-new-jobs",
     "compute_node_wait_for_healthy_database_minutes": "there is no database to wait for",
@@ -32,7 +31,7 @@ _OF_JOBS = {
 
 def kept(record: WorkflowRecord) -> dict[str, Any]:
     """The settings: what is stored with the workflow as it is given."""
-    return {field: value for field in KEPT if (value := getattr(record, field)) is not None}
+    return {field: value for field in (*USED, *KEPT) if (value := getattr(record, field)) is not None}
 
 
 def notes(

@@ -135,6 +135,21 @@ class Store:
             fsops.check_directory(path, shared=self.shared)
         self._only_of = None if self.shared else os.geteuid()
 
+    def scheduler(self, named: str | None) -> dict[str, Any]:
+        """A scheduler of the workflow, by its name or its number from 1; None: the only one. Raises NotFound."""
+        schedulers = self.workflow.schedulers
+        known = [entry["name"] for entry in schedulers]
+        if named is None and len(known) == 1:
+            return schedulers[0]
+        if named in known:
+            return schedulers[known.index(named)]
+        if named is not None and named.isdecimal() and 1 <= int(named) <= len(known):
+            return schedulers[int(named) - 1]
+        has = ", ".join(f"{number} {name}" for number, name in enumerate(known, 1)) or "none"
+        if named is None:
+            raise NotFound(f"name a scheduler of workflow {self.workflow.id} with --scheduler; it has: {has}")
+        raise NotFound(f"workflow {self.workflow.id} has no scheduler {named!r}; it has: {has}")
+
     # -- listings -------------------------------------------------------------------------------------------
 
     def exists(self) -> bool:

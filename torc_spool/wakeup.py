@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOTICE = signal.SIGUSR1  # Slurm's word that the allocation is about to end
 
 
 class Wakeup:
@@ -36,6 +37,8 @@ class Wakeup:
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
                 self._before[number] = signal.signal(number, self._stop)
+        # batch scripts ignore it until we are here to heed it
+        self._before[NOTICE] = signal.signal(NOTICE, self._stop)
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _ignore)
         return self
 

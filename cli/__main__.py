@@ -1,0 +1,5 @@
+"""`python -m torc_spool_cli`."""
+
+from .main import main
+
+main()

@@ -1,0 +1,207 @@
+"""`torc-spool slurm`: allocations for a workflow."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from torc_spool import allocations, report
+from torc_spool.allocations import Prepared, Wish
+from torc_spool.errors import TorcSpoolError, UsageError
+from torc_spool.spool import command
+from torc_spool.store import Store
+
+from .common import DIRECTORY, WORKFLOW, CommonGroup, Seconds, State, named, say, show_json
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MAX_ALLOCATIONS = 1000
+
+
+def allocation_options(function: F) -> F:
+    """What an allocation is to be, and how runners start in it."""
+    options = [
+        click.option(
+            "--scheduler",
+            "--scheduler-config-id",
+            metavar="NAME|N",
+            help="Whose allocations: a scheduler's name, or its number in the spec from 1. Default: the only one.",
+        ),
+        click.option("--account", callback=named("name an account"), help="In place of the scheduler's account."),
+        click.option("--partition", callback=named("name a partition"), help="In place of the scheduler's partition."),
+        click.option(
+            "--walltime",
+            metavar="TIME",
+            callback=named("write it as Slurm does"),
+            help="In place of the scheduler's walltime; as Slurm writes it, such as 04:00:00 or 1-00:00:00.",
+        ),
+        click.option(
+            "-p",
+            "--max-parallel-jobs",
+            type=click.IntRange(min=1),
+            help="Each runner runs so many jobs at a time and ignores resources.",
+        ),
+        click.option("--start-one-worker-per-node", is_flag=True, help="Start a runner on each node."),
+        click.option(
+            "-o",
+            "--output-dir",
+            "--output",
+            metavar="DIR",
+            callback=DIRECTORY,
+            help="Where stdout and stderr of the jobs go, and of the allocation itself.",
+        ),
+        click.option(
+            "--grace",
+            type=Seconds(),
+            default=10.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="From SIGTERM to SIGKILL, for a job that has to end with the allocation.",
+        ),
+        click.option(
+            "--wait-for-new-jobs",
+            type=Seconds(),
+            metavar="SECONDS",
+            help="A runner with nothing to do stays so long.  [default: as the spec says, else 0]",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _wish(
+    scheduler: str | None,
+    account: str | None,
+    partition: str | None,
+    walltime: str | None,
+    max_parallel_jobs: int | None,
+    start_one_worker_per_node: bool,
+    output_dir: str | None,
+    grace: float,
+    wait_for_new_jobs: float | None,
+) -> Wish:
+    if grace == float("inf"):
+        raise UsageError("--grace: an allocation ends")
+    said = {"account": account, "partition": partition, "walltime": walltime}
+    return Wish(
+        scheduler=scheduler,
+        one_runner_per_node=start_one_worker_per_node,
+        max_parallel_jobs=max_parallel_jobs,
+        output_dir=output_dir,
+        grace_s=grace,
+        wait_for_new_jobs_s=wait_for_new_jobs,
+        said={name: value for name, value in said.items() if value is not None},
+    )
+
+
+def _program() -> list[str]:
+    """What calls torc-spool in an allocation: this very installation, whatever the PATH is there."""
+    script = os.path.join(os.path.dirname(sys.executable), "torc-spool")
+    return [script] if os.access(script, os.X_OK) else [sys.executable, "-m", "torc_spool_cli"]
+
+
+def _prepare(store: Store, wish: Wish) -> Prepared:
+    prepared = allocations.prepare(store, wish, _program())
+    if prepared.nodes > 1 and not prepared.launch.one_runner_per_node:
+        say(
+            f"note: one runner for all {prepared.nodes} nodes: what it starts, it starts on the first of them; "
+            "--start-one-worker-per-node starts a runner on each"
+        )
+    return prepared
+
+
+@click.group(cls=CommonGroup)
+def slurm() -> None:
+    """Allocations of Slurm for a workflow."""
+
+
+@slurm.command("script")
+@WORKFLOW
+@allocation_options
+@click.pass_obj
+def script(state: State, /, workflow_id: int, **asked: Any) -> None:
+    """Show the batch script of an allocation, to be edited and given to sbatch by hand. Needs no Slurm."""
+    prepared = _prepare(state.spool().open(workflow_id), _wish(**asked))
+    if state.json:
+        show_json({"workflow_id": workflow_id, "scheduler": prepared.launch.scheduler, "script": prepared.script})
+    else:
+        click.echo(prepared.script, nl=False)
+
+
+@slurm.command("schedule-nodes")
+@WORKFLOW
+@allocation_options
+@click.option(
+    "-n",
+    "--num-hpc-jobs",
+    type=click.IntRange(1, _MAX_ALLOCATIONS),
+    default=1,
+    show_default=True,
+    help="So many allocations.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be given to sbatch, and submit nothing.")
+@click.pass_obj
+def schedule_nodes(state: State, /, workflow_id: int, num_hpc_jobs: int, dry_run: bool, **asked: Any) -> None:
+    """Submit allocations in which runners work on a workflow.
+
+    What is asked of Slurm is what the scheduler says in the spec (`slurm_schedulers`), over `slurm_defaults`.
+    """
+    spool = state.spool()
+    store = spool.open_to_change(workflow_id)
+    prepared = _prepare(store, _wish(**asked))
+    if dry_run:
+        _show_dry_run(state, prepared, num_hpc_jobs)
+        return
+    if report.status(store)["finished"]:
+        raise UsageError(f"workflow {workflow_id} is finished: there is nothing to run")
+    submitted = []
+    try:
+        for allocation in allocations.submit(store, prepared, num_hpc_jobs):
+            submitted.append(allocation)
+            if not state.json:
+                click.echo(allocation.job_id)
+                sys.stdout.flush()
+    except TorcSpoolError:
+        if submitted:
+            say(f"{len(submitted)} of {num_hpc_jobs} allocations were submitted")
+        raise
+    finally:
+        if state.json:
+            show_json(
+                {
+                    "workflow_id": workflow_id,
+                    "scheduler": prepared.launch.scheduler,
+                    "dry_run": False,
+                    "allocations": submitted,
+                }
+            )
+    say(
+        f"submitted {_counted(num_hpc_jobs, prepared)}; "
+        f"see squeue --me, and {command(spool.path, f'status {workflow_id}')}"
+    )
+
+
+def _show_dry_run(state: State, prepared: Prepared, count: int) -> None:
+    if state.json:
+        show_json(
+            {
+                "workflow_id": prepared.launch.workflow_id,
+                "scheduler": prepared.launch.scheduler,
+                "dry_run": True,
+                "allocations": [],
+                "script": prepared.script,
+            }
+        )
+        return
+    click.echo(prepared.script, nl=False)
+    say(f"would submit this, for {_counted(count, prepared)}")
+
+
+def _counted(count: int, prepared: Prepared) -> str:
+    nodes = f"{prepared.nodes} node{'s' if prepared.nodes > 1 else ''}"
+    return f"{count} allocation{'s' if count > 1 else ''} of {nodes} for scheduler {prepared.launch.scheduler}"

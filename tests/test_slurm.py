@@ -1,0 +1,261 @@
+"""Commands of Slurm that stand in for the real ones: what is called, and what becomes of each kind of answer."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import cliutil
+import pytest
+from cliutil import Lab
+
+from torc_spool import allocations, slurm
+from torc_spool.errors import SlurmError
+
+lab = cliutil.lab
+
+LONG: dict[str, Any] = {"resource_requirements": [{"name": "long", "runtime": "PT1M"}]}
+TWO = [{"name": "small", "account": "proj", "walltime": 5}, {"name": "big", "nodes": 2, "extra": "--exclusive"}]
+
+
+class Site:
+    """A directory of commands; each writes down how it was called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.bin, self.calls = directory / "bin", directory / "calls"
+        self.bin.mkdir()
+        self.calls.mkdir()
+
+    def command(self, name: str, body: str) -> None:
+        path = self.bin / name
+        path.write_text(
+            f"#!/bin/bash\nat=$(mktemp -d {self.calls}/{name}.XXXXXX)\n"
+            f'printf "%s\\n" "$@" >$at/words; cat >$at/stdin; env >$at/environ\n{body}\n'
+        )
+        path.chmod(0o755)
+
+    def called(self, name: str, what: str = "words") -> list[str]:
+        return [(each / what).read_text() for each in sorted(self.calls.glob(f"{name}.*"), key=_made)]
+
+    def environ(self) -> dict[str, str]:
+        return {"PATH": f"{self.bin}:/usr/bin:/bin"}
+
+
+def _made(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    place = Site(tmp_path)
+    counter = tmp_path / "count"
+    place.command("sbatch", f"echo x >>{counter}; echo $((100 + $(wc -l <{counter})))")
+    return place
+
+
+def test_allocations_are_submitted_and_remembered(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO, slurm_defaults={"qos": "high"})
+    done = lab.torc("slurm", "schedule-nodes", 1, "--scheduler", "small", "--num-hpc-jobs", 2, env=site.environ())
+    assert done.stdout == "101\n102\n"
+    assert "submitted 2 allocations of 1 node for scheduler small" in done.stderr
+    assert site.called("sbatch") == ["--parsable\n"] * 2
+    first, second = site.called("sbatch", "stdin")
+    assert first == second
+    assert "#SBATCH --qos=high\n" in first
+    assert f"exec {cliutil.PROGRAMS}/torc-spool --spool {lab.spool} run 1 --scheduler small --grace 10\n" in first
+    assert lab.ls("slurm") == ["101.json", "102.json"]
+    found = allocations.recorded(lab.store())
+    assert [each.job_id for each in found] == ["101", "102"]
+    assert (found[0].scheduler, found[0].nodes, found[0].walltime_s) == ("small", 1, 300)
+    assert f"--comment=torc-spool:1:{found[0].key}\n" in first
+    assert found[0].output == f"{lab.root()}/output/slurm_output_wf1_sl101.o"
+
+
+def test_schedulers_are_numbered_and_options_win_over_them(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO)
+    words = "--scheduler-config-id 2 --account mine --partition long --walltime 1-00 --max-parallel-jobs 8"
+    output = lab.base / "the output"
+    done = lab.torc(
+        "-f", "json", "slurm", "schedule-nodes", 1, *words.split(), "--output-dir", output,
+        "--start-one-worker-per-node", env=site.environ(),
+    )  # fmt: skip
+    row = done.json
+    assert (row["workflow_id"], row["scheduler"], row["dry_run"]) == (1, "big", False)
+    (allocation,) = row["allocations"]
+    assert allocation["asked"] == {
+        "nodes": "2", "time": "1-00", "exclusive": None, "account": "mine", "partition": "long",
+    }  # fmt: skip
+    assert output.is_dir()  # Slurm would not make it
+    (script,) = site.called("sbatch", "stdin")
+    assert f'#SBATCH --output="{output}/slurm_output_wf1_sl%j.o"' in script
+    assert f"--max-parallel-jobs 8 --output-dir '{output}' --num-nodes 1\n" in script
+
+
+def test_the_only_scheduler_need_not_be_named(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO)
+    done = lab.torc("slurm", "schedule-nodes", 1, code=2, env=site.environ())
+    assert done.sentence() == "name a scheduler of workflow 1 with --scheduler; it has: 1 small, 2 big"
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    assert lab.torc("slurm", "schedule-nodes", 2, env=site.environ()).stdout == "101\n"
+    lab.submit("true")
+    assert "it has: none" in lab.torc("slurm", "schedule-nodes", 3, code=2, env=site.environ()).sentence()
+
+
+def test_a_dry_run_shows_the_script_and_submits_nothing(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO)
+    dry = lab.torc("slurm", "schedule-nodes", 1, "--scheduler", 1, "--dry-run", env=site.environ())
+    shown = lab.torc("slurm", "script", 1, "--scheduler", 1).stdout
+    assert without_key(dry.stdout) == without_key(shown)
+    assert shown.startswith("#!/bin/bash\n#SBATCH ")
+    assert lab.torc("-f", "json", "slurm", "script", 1, "--scheduler", 1).json["script"].startswith("#!/bin/bash\n")
+    row = lab.torc("-f", "json", "slurm", "schedule-nodes", 1, "--scheduler", 1, "--dry-run").json
+    assert (row["dry_run"], row["allocations"]) == (True, [])
+    assert not site.called("sbatch")
+    assert not (lab.root() / "slurm").exists()
+
+
+def without_key(script: str) -> list[str]:
+    return [line for line in script.splitlines() if "--comment=" not in line]
+
+
+def test_one_runner_for_several_nodes_is_remarked_upon(lab: Lab) -> None:
+    lab.submit("true", slurm_schedulers=TWO)
+    assert "one runner for all 2 nodes" in lab.torc("slurm", "script", 1, "--scheduler", "big").stderr
+    each = lab.torc("slurm", "script", 1, "--scheduler", "big", "--start-one-worker-per-node")
+    assert not each.stderr
+
+
+def test_a_refusal_is_passed_on_with_slurms_own_words_and_a_hint(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    said = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
+    site.command("sbatch", f'echo "{said}" >&2; exit 1')
+    sentence = lab.torc("slurm", "schedule-nodes", 1, code=2, env=site.environ()).sentence()
+    assert sentence.startswith("sbatch: Batch job submission failed: Invalid account or account/partition combination")
+    assert "; name one of yours: --account" in sentence
+    assert allocations.recorded(lab.store()) == []
+
+
+def test_those_before_a_refusal_are_remembered(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    site.command(
+        "sbatch", f"[ $(ls {site.calls} | wc -l) = 1 ] && echo 7 && exit; echo 'sbatch: error: full' >&2; exit 1"
+    )
+    done = lab.torc("slurm", "schedule-nodes", 1, "-n", 3, code=2, env=site.environ())
+    assert done.stdout == "7\n"
+    assert done.stderr == "1 of 3 allocations were submitted\ntorc-spool: sbatch: full\n"
+    assert lab.ls("slurm") == ["7.json"]
+
+
+def test_without_sbatch_that_is_said(lab: Lab, tmp_path: Path) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    done = lab.torc("slurm", "schedule-nodes", 1, code=2, env={"PATH": str(tmp_path)})
+    assert done.sentence().startswith("sbatch: is not installed here, or not on the PATH")
+
+
+@pytest.mark.parametrize("answer", ["", "Submitted batch job 7", "0"])
+def test_an_answer_that_is_no_number_is_no_allocation(lab: Lab, site: Site, answer: str) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    site.command("sbatch", f"echo '{answer}'")
+    assert "is no number of an allocation" in lab.torc("slurm", "schedule-nodes", 1, code=2, env=site.environ()).stderr
+
+
+def test_a_federation_names_the_cluster(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    site.command("sbatch", "echo '7;emmy'")
+    lab.torc("slurm", "schedule-nodes", 1, env=site.environ())
+    assert json.loads((lab.root() / "slurm" / "7.json").read_text())["cluster"] == "emmy"
+
+
+def test_a_number_that_was_there_before_is_not_written_over(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    site.command("sbatch", "echo 7")
+    lab.torc("slurm", "schedule-nodes", 1, env=site.environ())
+    before = (lab.root() / "slurm" / "7.json").read_bytes()
+    sentence = lab.torc("slurm", "schedule-nodes", 1, code=2, env=site.environ()).sentence()
+    assert "allocation 7, which was submitted nevertheless" in sentence
+    assert (lab.root() / "slurm" / "7.json").read_bytes() == before
+
+
+def test_what_is_no_record_of_an_allocation_is_left_out(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    lab.torc("slurm", "schedule-nodes", 1, env=site.environ())
+    (lab.root() / "slurm" / "note.txt").write_text("mine")
+    (lab.root() / "slurm" / "8.json").write_text('{"job_id"')
+    assert [each.job_id for each in allocations.recorded(lab.store())] == ["101"]
+
+
+def test_nothing_is_submitted_for_a_finished_workflow(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    lab.run(1)
+    assert "workflow 1 is finished" in lab.torc("slurm", "schedule-nodes", 1, code=2, env=site.environ()).sentence()
+    assert not site.called("sbatch")
+
+
+def test_a_directory_of_the_submit_that_is_gone_is_said_before_slurm_is_asked(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    lab.cwd.rename(lab.base / "elsewhere")
+    done = lab.torc("slurm", "schedule-nodes", 1, code=2, env=site.environ(), cwd=lab.base)
+    assert "where the workflow was submitted and its jobs run, is not there" in done.sentence()
+    assert not site.called("sbatch")
+
+
+def test_what_is_around_us_does_not_reach_the_allocation(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    inherited = {
+        "SLURM_MEM_PER_CPU": "1", "SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "other", "SBATCH_RESERVATION": "r",
+        "TORC_RUNNER": "x-1-00000000", "TORC_TASK": "t", "MINE": "1",
+    }  # fmt: skip
+    lab.torc("slurm", "schedule-nodes", 1, env={**site.environ(), **inherited})
+    (text,) = site.called("sbatch", "environ")
+    names = {line.partition("=")[0] for line in text.splitlines()}
+    assert names & inherited.keys() == {"SLURM_CONF", "SBATCH_RESERVATION", "MINE"}
+
+
+# -- what a runner asks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [("2:00", 120), ("1-00:00:00", 86_400), ("UNLIMITED", None), ("0:00", 0), ("INVALID", 0)],
+)
+def test_the_time_left_is_what_squeue_says(site: Site, answer: str, seconds: int | None) -> None:
+    site.command("squeue", f"echo '{answer}'")
+    assert slurm.seconds_left("80", site.environ()) == seconds
+    assert site.called("squeue") == ["--noheader\n--jobs=80\n--format=%L\n"]
+
+
+def test_who_does_not_answer_in_time_is_given_up(site: Site) -> None:
+    site.command("squeue", "exec sleep 600")
+    with pytest.raises(SlurmError, match=r"did not answer within 0\.2 s"):
+        slurm.call(["squeue"], environ=site.environ(), timeout_s=0.2)
+
+
+def test_a_runner_asks_once_and_ends_before_its_allocation(lab: Lab, site: Site) -> None:
+    lab.submit("true", {"name": "long", "resource_requirements": "long"}, **LONG)
+    site.command("squeue", "echo 1:00")
+    environ = {**site.environ(), "SLURM_JOB_ID": "80"}
+    done = lab.run(1, code=3, env=environ)
+    assert "left: job long may run for 60 s" in done.stderr
+    assert len(site.called("squeue")) == 1
+    (record,) = (lab.root() / "runners").glob("*/runner.json")
+    assert json.loads(record.read_text())["slurm_job_id"] == "80"
+
+
+def test_a_runner_goes_on_when_slurm_does_not_answer(lab: Lab, site: Site) -> None:
+    lab.submit("true")
+    site.command("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    done = lab.run(1, env={**site.environ(), "SLURM_JOB_ID": "80"})
+    assert "the end of this allocation is not known: squeue: slurm_load_jobs error: Unable to contact" in done.stderr
+
+
+def test_the_signal_of_slurm_gives_jobs_their_notice(lab: Lab) -> None:
+    lab.submit("trap 'exit 0' TERM; echo ready > started; while :; do sleep 0.01; done")
+    runner = lab.start("run", 1, preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN))
+    cliutil.wait_until(lambda: (lab.cwd / "started").exists(), "the job runs")
+    runner.signal(signal.SIGUSR1)
+    runner.signal(signal.SIGUSR1)
+    assert "SIGUSR1: the walltime is about to end" in runner.wait(4).stderr
+    row = lab.jobs()["j1"]
+    assert (row["status"], row["reason"]) == ("terminated", "the walltime of the allocation ended")

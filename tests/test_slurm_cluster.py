@@ -1,0 +1,135 @@
+"""On a real Slurm: allocations of several kinds do a workflow's work. See scripts/testbed-slurm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import cliutil
+import pytest
+from cliutil import Lab, wait_until
+
+TESTBED = Path(__file__).resolve().parent.parent / "scripts" / "testbed-slurm"
+CANNOT = 77
+DEADLINE_S = 180.0  # a guard against a hang, never a measure
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+lab = cliutil.lab
+
+
+class Cluster:
+    """The testbed, and how to talk to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.environ = {**os.environ, "TESTBED_SLURM_DIR": str(directory)}
+        started = subprocess.run([TESTBED, "start"], env=self.environ, stderr=subprocess.PIPE, text=True, check=False)
+        if started.returncode == CANNOT:
+            pytest.skip(started.stderr.strip().splitlines()[-1])
+        assert started.returncode == 0, started.stderr
+        self.environ["SLURM_CONF"] = f"{directory}/etc/slurm.conf"
+
+    def __call__(self, *words: str) -> str:
+        return subprocess.run(words, env=self.environ, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    def stop(self) -> None:
+        subprocess.run([TESTBED, "stop"], env=self.environ, check=True)
+
+    def await_end(self, *job_ids: str) -> None:
+        wait_until(
+            lambda: not self("squeue", "--noheader", "--format=%A", "--jobs=" + ",".join(job_ids)).strip(),
+            f"allocations {job_ids} have ended",
+            DEADLINE_S,
+        )
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    found = Cluster(tmp_path_factory.mktemp("slurm"))
+    yield found
+    found.stop()
+
+
+def schedule(lab: Lab, cluster: Cluster, *words: object) -> list[str]:
+    """The allocations that a call of schedule-nodes has submitted."""
+    lab.env["SLURM_CONF"] = cluster.environ["SLURM_CONF"]
+    return lab.torc("slurm", "schedule-nodes", 1, *words).stdout.split()
+
+
+def output(lab: Lab, name: str) -> str:
+    path = lab.job(name)["stdout"]
+    assert path is not None
+    return Path(path).read_text().strip()
+
+
+SMALL = {"name": "small", "account": "proj", "partition": "debug", "walltime": "00:05:00", "cpus_per_task": 2}
+
+
+def test_several_allocations_drain_many_short_jobs(lab: Lab, cluster: Cluster) -> None:
+    lab.submit(*["echo $SLURM_JOB_ID"] * 200, slurm_schedulers=[SMALL])
+    cluster.await_end(*schedule(lab, cluster, "--num-hpc-jobs", 3))
+    assert set(lab.states().values()) == {"completed"}
+    lab.check()
+
+
+def test_work_cut_short_by_the_walltime_is_resumed_in_a_second_allocation(lab: Lab, cluster: Cluster) -> None:
+    go_on = "[ -e saved ] && { echo resumed; exit 0; }; trap 'touch saved; exit 3' TERM; while :; do sleep 0.1; done"
+    lab.submit(
+        {"name": "long", "command": go_on, "supports_termination": True},
+        slurm_schedulers=[{**SMALL, "walltime": 1}],
+    )
+    cluster.await_end(*schedule(lab, cluster))
+    row = lab.jobs()["long"]
+    assert (row["status"], row["reason"]) == ("terminated", "the walltime of the allocation ended")
+    lab.torc("retry", 1, "long")
+    cluster.await_end(*schedule(lab, cluster))
+    assert lab.states() == {"long": "completed"}
+    assert output(lab, "long") == "resumed"
+    lab.check()
+
+
+def test_jobs_on_a_gpu_node_have_a_device_each(lab: Lab, cluster: Cluster) -> None:
+    gate = "touch here.$TORC_JOB_NAME; until [ -e here.a ] && [ -e here.b ]; do sleep 0.1; done"
+    command = f"echo $CUDA_VISIBLE_DEVICES; {gate}"
+    needs = {"resource_requirements": "gpu", "command": command}
+    lab.submit(
+        {"name": "a", **needs},
+        {"name": "b", **needs},
+        resource_requirements=[{"name": "gpu", "num_gpus": 1}],
+        slurm_schedulers=[{"name": "gpu", "partition": "gpu", "gres": "gpu:2", "cpus_per_task": 2}],
+    )
+    cluster.await_end(*schedule(lab, cluster))
+    assert {output(lab, "a"), output(lab, "b")} == {"0", "1"}
+
+
+def test_each_node_of_an_allocation_has_a_runner(lab: Lab, cluster: Cluster) -> None:
+    both = "touch here.$TORC_JOB_NAME; until [ -e here.a ] && [ -e here.b ]; do sleep 0.1; done; echo $SLURMD_NODENAME"
+    lab.submit(
+        {"name": "a", "command": both},
+        {"name": "b", "command": both},
+        slurm_schedulers=[{"name": "two", "partition": "debug", "nodes": 2, "exclusive": True}],
+    )
+    cluster.await_end(*schedule(lab, cluster, "--start-one-worker-per-node", "--max-parallel-jobs", 1))
+    assert {output(lab, "a"), output(lab, "b")} == {"c1", "c2"}
+
+
+def test_an_account_that_is_refused_is_said_in_slurms_words(lab: Lab, cluster: Cluster) -> None:
+    lab.submit("true", slurm_schedulers=[SMALL])
+    lab.env["SLURM_CONF"] = cluster.environ["SLURM_CONF"]
+    said = lab.torc("slurm", "schedule-nodes", 1, "--account", "theirs", code=2).sentence()
+    assert "Invalid account or account/partition combination specified; name one of yours: --account" in said
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", 'say "x"', "100%j", "a;b #$HOME*"])
+def test_paths_mean_themselves_to_slurm(tmp_path: Path, cluster: Cluster, name: str) -> None:
+    (tmp_path / name).mkdir()
+    lab = Lab(tmp_path / name)
+    lab.submit("pwd", slurm_schedulers=[SMALL])
+    directory = lab.base / f"out {name}"
+    (number,) = schedule(lab, cluster, "--output-dir", directory)
+    cluster.await_end(number)
+    assert output(lab, "j1") == str(lab.cwd)
+    assert "1 completed" in (directory / f"slurm_output_wf1_sl{number}.e").read_text()
+    lab.close()

@@ -1,0 +1,122 @@
+"""Talk with Slurm: its commands, each called with a timeout, and what their answers mean."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torc_spool import sbatch
+from torc_spool.errors import SlurmError, SpecError
+
+SBATCH_TIMEOUT_S = 120.0  # a busy controller lets one wait
+QUERY_TIMEOUT_S = 30.0
+
+# what sbatch says, and what to do about it; the first that fits
+_HINTS = (
+    ("account", "name one of yours: --account, or `account` of the scheduler (sacctmgr show associations shows them)"),
+    ("partition", "name another: --partition, or `partition` of the scheduler (sinfo shows them)"),
+    ("time limit", "ask for less: --walltime, or `walltime` of the scheduler (sinfo shows the limits)"),
+    ("node configuration", "no node of that partition has so much: see sinfo -o '%P %c %m %G'"),
+    ("node count", "ask for fewer nodes: `nodes` of the scheduler"),
+    ("memory", "ask for less: `mem` of the scheduler"),
+    ("generic resource", "see sinfo -o '%P %G' for what there is: `gres` of the scheduler"),
+    ("qos", "name another: `qos` of the scheduler"),
+    ("job submit limit", "ask for fewer allocations: --num-hpc-jobs"),
+    ("option", "no such option: look at the scheduler, at its `extra` and at slurm_defaults"),
+    ("controller", "Slurm does not answer; try again later"),
+    ("socket timed out", "Slurm does not answer; look into squeue before you try again"),
+)
+
+
+class Submitted(NamedTuple):
+    """What sbatch answers."""
+
+    job_id: str
+    cluster: str | None
+
+
+def submit(script: str, asked: Mapping[str, str | None], environ: Mapping[str, str] = os.environ) -> Submitted:
+    """Ask for one allocation. Raises SlurmError with Slurm's own words and a hint."""
+    try:
+        answer = call(
+            ["sbatch", "--parsable"],
+            stdin=script,
+            environ=submit_environment(asked, environ),
+            timeout_s=SBATCH_TIMEOUT_S,
+        )
+    except SlurmError as error:
+        raise SlurmError(error.command, error.said, error.hint or hint(error.said)) from None
+    match = re.fullmatch(r"([1-9][0-9]*)(?:;(\S+))?", (answer.splitlines() or [""])[-1].strip())
+    if match is None:
+        raise SlurmError("sbatch", f"answered {answer!r}, which is no number of an allocation")
+    return Submitted(match[1], match[2])
+
+
+def submit_environment(asked: Mapping[str, str | None], environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for sbatch, and so for the allocation.
+
+    Without what an allocation or a job around us says of itself, and without variables that would win over the
+    options of the script.
+    """
+    overruled = {f"SBATCH_{name.upper().replace('-', '_')}" for name in asked}
+    overruled |= {"SBATCH_TIMELIMIT", "SBATCH_JOB_NAME", "SBATCH_SIGNAL", "SBATCH_OUTPUT", "SBATCH_ARRAY_INX"}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in overruled
+        and (not name.startswith("SLURM_") or name in ("SLURM_CONF", "SLURM_CLUSTERS"))
+        and (not name.startswith("TORC_") or name.startswith("TORC_SPOOL_"))
+    }
+
+
+def hint(said: str) -> str | None:
+    """What to do about a refusal."""
+    return next((what for word, what in _HINTS if word in said.lower()), None)
+
+
+def seconds_left(job_id: str, environ: Mapping[str, str] = os.environ) -> int | None:
+    """How long an allocation may still run; None where it has no limit. Raises SlurmError."""
+    words = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%L"]
+    answer = call(words, environ=environ, timeout_s=QUERY_TIMEOUT_S).strip()
+    if answer.upper() in ("UNLIMITED", "NOT_SET"):
+        return None
+    try:
+        return sbatch.walltime(answer)
+    except SpecError:
+        if re.fullmatch(r"[0:]+|INVALID", answer):
+            return 0
+        raise SlurmError("squeue", f"says {answer!r} of the time left to allocation {job_id}") from None
+
+
+def call(words: Sequence[str], *, stdin: str = "", environ: Mapping[str, str] = os.environ, timeout_s: float) -> str:
+    """What a command of Slurm prints. Raises SlurmError when it is not there, fails, or does not answer in time."""
+    command = words[0]
+    try:
+        done = subprocess.run(
+            words,
+            input=stdin.encode(errors="surrogateescape"),
+            capture_output=True,
+            env=dict(environ),
+            timeout=timeout_s,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SlurmError(
+            command, "is not installed here, or not on the PATH", "call this where Slurm's commands are: a login node"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(command, f"did not answer within {timeout_s:g} s", "is Slurm up? see scontrol ping") from None
+    except OSError as error:
+        raise SlurmError(command, error.strerror or str(error)) from None
+    if done.returncode != 0:
+        raise SlurmError(command, _own_words(done.stderr, command) or f"ended with exit code {done.returncode}")
+    return done.stdout.decode(errors="replace")
+
+
+def _own_words(stderr: bytes, command: str) -> str:
+    lines = stderr.decode(errors="replace").splitlines()
+    words = [re.sub(rf"^{command}: (error: )?", "", line).strip() for line in lines]
+    return "; ".join(word for word in words if word)
