@@ -12,6 +12,7 @@ import msgspec
 
 from torc_spool.complaints import check_name, join_where, listed, place, quote, refuse_unknown
 from torc_spool.errors import SpecError
+from torc_spool.parameters import compile_template, expansions, substitute_data
 from torc_spool.specrecords import Parameterised
 
 R = TypeVar("R", bound=Parameterised)
@@ -81,8 +82,6 @@ def expand(records: Sequence[R], shared: Mapping[str, Any], kind: str) -> list[R
 def _of_one(record: R, shared: Mapping[str, Any], kind: str, number: int) -> Sequence[R]:
     if not record.parameters and not record.use_parameters:
         return (record,)
-    from torc_spool.parameters import expansions
-
     where = place(kind, number, {"name": record.name})
     try:
         combinations = expansions(_parameters(record, shared, where), record.parameter_mode)
@@ -132,8 +131,6 @@ def _varying(record: Parameterised, names: frozenset[str], where: str) -> list[_
 
 def _renderer(value: Any, names: frozenset[str]) -> Callable[[Mapping[str, Any]], Any] | None:
     """How a value is made for each combination; None where it is the same for all."""
-    from torc_spool.parameters import compile_template, substitute_data
-
     if isinstance(value, str):
         template = compile_template(value, names)
         return template.render if template.uses else None
@@ -149,8 +146,6 @@ def _renderer(value: Any, names: frozenset[str]) -> Callable[[Mapping[str, Any]]
 
 def _mentions(value: Any, names: frozenset[str]) -> bool:
     """Whether there is a template in it somewhere."""
-    from torc_spool.parameters import compile_template
-
     if isinstance(value, str):
         return bool(compile_template(value, names).uses)
     if isinstance(value, dict):
