@@ -168,7 +168,14 @@ def test_files_and_user_data_of_one_name_that_are_not_alike_are_refused() -> Non
     ],
 )
 def test_parameters_that_are_refused(fields: dict[str, Any], expected: str) -> None:
-    assert expected in refused(row() | fields, parameters={"lr": "1:2"})
+    sentence = refused(row() | fields, parameters={"lr": "1:2"})
+    assert expected in sentence
+    assert sentence.count("job ") == 1
+
+
+def test_parameters_that_nobody_uses_are_checked() -> None:
+    assert refused(parameters={"lr": "1:0"}).startswith("parameters: lr: the range '1:0' is empty")
+    assert refused(parameters={"l r": "1:2"}).startswith("parameters: l r: 'l r' is no name of a parameter")
 
 
 def test_names_that_parameters_make_are_checked() -> None:
