@@ -62,6 +62,15 @@ class _United:
         return None
 
 
+def check_shared(parameters: Mapping[str, Any]) -> None:
+    """The workflow's own parameters have values, also those that nobody uses. Raises SpecError."""
+    for name, given in parameters.items():
+        try:
+            expansions({name: given})
+        except SpecError as error:
+            raise SpecError(error.message, where=join_where("parameters", error.where)) from error
+
+
 def expand(records: Sequence[R], shared: Mapping[str, Any], kind: str) -> list[R]:
     """All that the records stand for, in their order. Raises SpecError; `kind` is what messages call one."""
     made: dict[str, R] = {}
@@ -83,8 +92,9 @@ def _of_one(record: R, shared: Mapping[str, Any], kind: str, number: int) -> Seq
     if not record.parameters and not record.use_parameters:
         return (record,)
     where = place(kind, number, {"name": record.name})
+    parameters = _parameters(record, shared, where)
     try:
-        combinations = expansions(_parameters(record, shared, where), record.parameter_mode)
+        combinations = expansions(parameters, record.parameter_mode)
     except SpecError as error:
         raise SpecError(error.message, where=join_where(where, "parameters", error.where)) from error
     fields = _varying(record, frozenset(combinations[0]) if combinations else frozenset(), where)
@@ -166,6 +176,6 @@ def _rendered(fields: Sequence[_Field], values: Mapping[str, Any], where: str) -
 def _differing(name: str, kind: str, field: str, parameters: Sequence[str]) -> SpecError:
     return SpecError(
         f"the values of {listed(parameters)} make several of this name, whose {field} is not the same; "
-        f"use all parameters that make a difference in the name too",
+        "use all parameters that make a difference in the name too",
         where=f"{kind} {quote(name)}: {field}",
     )
