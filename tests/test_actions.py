@@ -118,7 +118,10 @@ def test_a_watch_is_due_whenever_something_holds_that_its_runner_may_know(
     came: set[int] = set()
     held = watch.look(all_waiting, View(ended, came, JOBS))
     assert held == []
-    for what, job, ours in happens:
+    for what, job, ours in dict.fromkeys(happens):
+        if job in ended or (what == "ready" and job in came):
+            continue
+        is_news = job not in came
         came.add(job)
         if what == "end":
             ended.add(job)
@@ -127,7 +130,6 @@ def test_a_watch_is_due_whenever_something_holds_that_its_runner_may_know(
         if what == "ready":
             watch.became_ready(job, alone=False)
         else:
-            watch.became_ready(job, alone=False)
             watch.ended(job, alone=False)
         now = {number for number, action in all_waiting.items() if holds(action, ended, came)}
         touched = {
@@ -135,7 +137,7 @@ def test_a_watch_is_due_whenever_something_holds_that_its_runner_may_know(
             for number in now
             if all_waiting[number].trigger in triggers.OF_JOBS
             and job in all_waiting[number].jobs
-            and (what == "end" or all_waiting[number].trigger is Trigger.JOBS_READY)
+            and (is_news if all_waiting[number].trigger is Trigger.JOBS_READY else what == "end")
         }
         asks = watch.due or watch.urgent
         if touched:

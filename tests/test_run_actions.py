@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cliutil
 import msgspec
@@ -21,9 +22,9 @@ from torc_spool.spool import Spool
 lab = cliutil.lab
 
 
-def submit(lab: Lab, jobs: dict[str, str | Wanted], *do: Do, **workflow: object) -> int:
+def submit(lab: Lab, jobs: dict[str, str | Wanted], *do: Do, **workflow: Any) -> int:
     wanted = {name: job if isinstance(job, Wanted) else Wanted(job) for name, job in jobs.items()}
-    spec = tools.workflow(wanted, actions=do)
+    spec = msgspec.structs.replace(tools.workflow(wanted, actions=do), **workflow)
     return Spool(str(lab.spool)).submit(spec, tools.VERBATIM, cwd=str(lab.cwd))
 
 
@@ -73,16 +74,15 @@ def test_everything_in_its_order(lab: Lab) -> None:
 
 
 def test_what_a_command_gets(lab: Lab) -> None:
-    show = 'pwd; echo $TORC_WORKFLOW_ID $TORC_ACTION $TORC_ACTION_TRIGGER $TORC_OUTPUT_DIR $TORC_SPOOL_DIR "$MINE"'
-    submit(
-        lab, {"one": "true"}, Do(Trigger.WORKFLOW_START, (show, "echo e >&2", "echo $TORC_RUNNER; exit 0", "echo x"))
-    )
+    show = "pwd; echo $TORC_WORKFLOW_ID $TORC_ACTION $TORC_ACTION_TRIGGER $TORC_OUTPUT_DIR $TORC_SPOOL_DIR $MINE $OURS"
+    do = Do(Trigger.WORKFLOW_START, (show, "echo e >&2", "echo $TORC_RUNNER; exit 0", "echo x"))
+    submit(lab, {"one": "true"}, do, env={"OURS": "ours", "TORC_RUNNER": "x"})
     lab.run(1, env={"MINE": "mine", "TORC_JOB_ID": "7"}, cwd=lab.base)
     out = lab.root() / "output"
     (runner,) = [row["runner"] for row in actions.rows(lab.store())]
     assert (out / "1-action-001.1-on_workflow_start.out").read_text().split("\n") == [
         str(lab.cwd),
-        f"1 1 on_workflow_start {out} {lab.spool} mine",
+        f"1 1 on_workflow_start {out} {lab.spool} mine ours",
         runner,
         "x",
         "",

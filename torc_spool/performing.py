@@ -22,7 +22,7 @@ from torc_spool.spawn import Environment
 
 _AGAIN_S = 1.0  # so long a runner waits before it looks again at what others perform
 _OWN_VARIABLES = ("TORC_ACTION", "TORC_ACTION_TRIGGER", TASK_VARIABLE)
-_NOT_FOR_ACTIONS = ("TORC_JOB_ID", "TORC_JOB_NAME", "TORC_ATTEMPT_ID")
+_NOT_FOR_ACTIONS = ("TORC_JOB_ID", "TORC_JOB_NAME", "TORC_ATTEMPT_ID", "TORC_RETURN_CODE")
 
 
 class Performer:
@@ -43,17 +43,18 @@ class Performer:
         self._served, self._store, self._errands, self._tell = served, served.store, errands, tell
         self._has_jobs = has_jobs  # whether jobs of the workflow are in this runner's hands
         self._runner, self._output_dir = runner, output_dir
-        hidden = {*_OWN_VARIABLES, *_NOT_FOR_ACTIONS}
-        runners = {
+        fixed = {
             "TORC_WORKFLOW_ID": str(workflow.id),
             "TORC_OUTPUT_DIR": output_dir,
             "TORC_SPOOL_DIR": spool,
             "TORC_RUNNER": runner,
         }
-        self._environment = Environment(
-            {**{name: value for name, value in environ.items() if name not in hidden}, **runners},
-            {name: value for name, value in workflow.env.items() if name not in hidden and name not in runners},
+        hidden = {*_OWN_VARIABLES, *_NOT_FOR_ACTIONS, *fixed}
+        inherited, given = (
+            {name: value for name, value in variables.items() if name not in hidden}
+            for variables in (environ, workflow.env)
         )
+        self._environment = Environment({**inherited, **fixed}, given)
         self.watch = triggers.Watch()
         served.settler.watch = self.watch
         self._current: tuple[Action, ActionName, Errand] | None = None

@@ -100,7 +100,7 @@ class Settler:
                 moved = self._store.move(Move.CASCADE, place, Status.CANCELED, cause=verdict.cause)
                 if moved is not None:
                     if self.watch is not None:
-                        self.watch.ended(verdict.id, alone=self.is_alone)
+                        self.watch.ended(verdict.id, alone=self.is_alone, was_ready=False)
                     stack += self.ledger.note(verdict.id, moved.name.attempt, Status.CANCELED)
             self.due = self.due or moved is None
         return released

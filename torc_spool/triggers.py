@@ -71,9 +71,11 @@ class Watch:
         """This runner released a job. `alone`: no other runner can do so."""
         self._strike(self._for_ready.pop(job, ()), job, alone)
 
-    def ended(self, job: int, *, alone: bool) -> None:
-        """This runner recorded an outcome; with it the job has been ready, too, if it was not canceled before."""
+    def ended(self, job: int, *, alone: bool, was_ready: bool = True) -> None:
+        """A job came to its outcome by this runner. It has been ready, too, unless another's outcome canceled it."""
         self.ended_some = True
+        if was_ready:
+            self.became_ready(job, alone=alone)
         self._strike(self._for_end.pop(job, ()), job, alone)
 
     def _strike(self, numbers: Iterable[int], job: int, alone: bool) -> None:
