@@ -17,6 +17,7 @@ from .common import State, common_options, say
 # Loaded when it is called: a command line of few imports starts in a fraction of the time.
 COMMANDS = {
     "submit": ("submit", "submit"),
+    "submit-slurm": ("submit_slurm", "submit_slurm"),
     "run": ("run", "run"),
     "preview": ("run", "preview"),
     "execution-plan": ("plan", "execution_plan"),

@@ -205,3 +205,13 @@ def _show_dry_run(state: State, prepared: Prepared, count: int) -> None:
 def _counted(count: int, prepared: Prepared) -> str:
     nodes = f"{prepared.nodes} node{'s' if prepared.nodes > 1 else ''}"
     return f"{count} allocation{'s' if count > 1 else ''} of {nodes} for scheduler {prepared.launch.scheduler}"
+
+
+def _register() -> None:
+    """What plans allocations stands in a module of its own, which needs this one."""
+    from .submit_slurm import generate_spec
+
+    slurm.add_command(generate_spec)
+
+
+_register()
