@@ -141,6 +141,15 @@ def test_commands_need_no_spec(lab: Lab) -> None:
     assert lab.root().name == "1-sweep"
 
 
+def test_a_pipeline_expands_waits_for_files_retries_and_performs_its_actions(lab: Lab) -> None:
+    plan, _ = follow(lab, "pipeline.yaml", 0, 0)
+    assert plan.stdout.startswith("workflow pipeline: 9 jobs in 3 stages\n")
+    assert lab.job("count_3")["attempt"] == 2
+    assert output(lab, "count_3") == "recovering from 10\n"
+    assert output(lab, "total") == "1000\n"
+    assert (lab.cwd / "work" / "contents").read_text().split()[:2] == ["contents", "count_1.txt"]
+
+
 # -- scripts ------------------------------------------------------------------------------------------------
 
 
