@@ -169,10 +169,11 @@ class Actor:
 
         None when its file is gone by hand. Raises Fenced, StorageError.
         """
+        given = Given(Entry(str(next_attempt(name)), self.store.ready_detail(job)), None)
         if not self.give(filename, name, job, Status.RUNNING):
             self._own(self.running)
-            return None
-        given = Given(Entry(str(next_attempt(name)), self.store.ready_detail(job)), None)
+            if str(next_attempt(name)) not in fsops.names(self.store.layout.ready_for(job.scheduler)):
+                return None  # else a reply was lost
         wish = str(Request(job=Cause(name.id, name.attempt)))
         with suppress(StorageError):  # the job is given: who asked looks again himself, if he lives
             if wish in fsops.names(self.store.layout.requests):

@@ -58,6 +58,7 @@ class Execution:
         self.kill_at: float | None = None  # when, by the monotonic clock, SIGKILL follows the notice
         self.sampled_peak = 0
         self.attempt: Attempt | None = None  # the result, once there is one
+        self.is_recorded = False  # whether it is in the job's file
 
     @property
     def job(self) -> Job:

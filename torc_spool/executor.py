@@ -12,7 +12,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from torc_spool import processes, recording
 from torc_spool.actor import Given
@@ -272,8 +272,18 @@ class Executor:
         self._of.pop(id(execution))
         self.slots.free(execution.grant)
         self._count(came)
-        for line in recording.follow(served, execution, attempt, came):
-            self._tell(line)
+        with self._may_follow_later(served):
+            for line in recording.follow(served, execution, attempt, came):
+                self._tell(line)
+
+    @contextlib.contextmanager
+    def _may_follow_later(self, served: Served) -> Iterator[None]:
+        """What follows from a result that is recorded is seen by the next full look, where the disk refuses it now."""
+        try:
+            yield
+        except StorageError as error:
+            self._complain(str(error))
+            served.has_missed()
 
     def _count(self, came: Given | None) -> None:
         if came is not None and came.outcome is not None:
@@ -298,10 +308,16 @@ class Executor:
             else:
                 self._launch(execution)
         if self.gives_back:
-            self.give_back_unstarted()
-        if self._unrecorded and time.monotonic() > self._give_up_at:
+            self._give_back_unstarted()
+        if time.monotonic() > self._give_up_at:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Who must end leaves to a recovery what the disk would not take."""
+        if self._unrecorded:
             self._tell(f"{len(self._unrecorded)} results could not be recorded; those jobs will be run again")
             self._unrecorded.clear()
+        self._unstarted.clear()
 
     # -- limits ---------------------------------------------------------------------------------------------
 
@@ -352,7 +368,7 @@ class Executor:
         for execution in self._under_way():
             execution.end(self._ending, self.grace_s)
         self.errands.end_all(self.grace_s)
-        self.give_back_unstarted()
+        self._give_back_unstarted()
 
     def kill_all(self) -> None:
         """SIGKILL for every job, at once."""
@@ -361,10 +377,15 @@ class Executor:
         for execution in self._under_way():
             execution.kill()
 
-    def give_back_unstarted(self) -> None:
-        """Those jobs that could not be started go back to ready. Raises StorageError, Fenced."""
+    def _give_back_unstarted(self) -> None:
+        """Those jobs that could not be started go back to ready, or stay here until the disk takes that. Raises Fenced."""
         while self._unstarted:
-            self._give_back(self._unstarted[-1])
+            try:
+                self._give_back(self._unstarted[-1])
+            except StorageError as error:
+                self._complain(f"jobs cannot be given back yet: {error}")
+                self._retry_at = min(self._retry_at, time.monotonic() + RECORD_RETRY_S)
+                return
             self._unstarted.pop()
 
     def _give_back(self, execution: Execution) -> None:
@@ -374,7 +395,8 @@ class Executor:
         self.slots.free(execution.grant)
         self._count(given)
         if given is not None and given.outcome is not None:  # a node that could not start it shall not claim it again
-            recording.follow_given(served, execution, given)
+            with self._may_follow_later(served):
+                recording.follow_given(served, execution, given)
 
     def abandon(self) -> None:
         """Kill everything and record nothing: others hold our work, or we cannot go on."""

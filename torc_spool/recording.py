@@ -17,10 +17,12 @@ from torc_spool.served import Claimed, Served
 def record(actor: Actor, execution: Execution, attempt: Attempt) -> Given | None:
     """The result is written (f1, f2), then it is shown (f3), or the job is given back to be run again (f3').
 
-    None when the job's file was moved away by hand. Raises Fenced; StorageError, and then it may be called again.
+    None when the job's file was moved away by hand. Raises Fenced; StorageError, and then it may be called again:
+    what is written is not written anew, for a move that was refused may have happened all the same.
     """
-    if not actor.record_result(execution.filename, execution.content, attempt):
+    if not execution.is_recorded and not actor.record_result(execution.filename, execution.content, attempt):
         return None
+    execution.is_recorded = True
     if attempt.retry_rule is not None:
         return actor.give_back(execution.filename, execution.name, execution.job)
     assert attempt.outcome is not None

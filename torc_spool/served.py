@@ -270,6 +270,11 @@ class Served:
         self.add(released)
         return bool(released)
 
+    def has_missed(self) -> None:
+        """Something of what must follow an outcome may have been left undone: only listings can tell."""
+        self.stale = True
+        self.settler.missed()
+
     def settle_if_due(self) -> None:
         """A full pass when there may be something that only a listing can tell, and the last was long enough ago."""
         if self.settler.due and time.monotonic() - self._settled >= LISTING_SHARE * self.settler.cost_s:

@@ -33,6 +33,12 @@ class Settler:
         self.watch: Watch | None = None  # of a workflow with actions: is told what becomes of jobs here
         self.is_alone = False  # whether nobody else has jobs of the workflow
 
+    def missed(self) -> None:
+        """Something may have been left undone, or not been noted."""
+        self.due = self._store.workflow.num_edges > 0
+        if self.watch is not None:
+            self.watch.due = True
+
     def came_back(self, job: int) -> None:
         """A job has no outcome any more: it was moved out of `done/` to be run again."""
         if self.ledger is not None:
