@@ -130,8 +130,13 @@ class Actor:
         if name.cause is not None:
             name = name._replace(cause=None)
         target = str(name)
-        if fsops.rename(f"{self.pending}/{filename}", f"{self.running}/{target}"):
-            return target, name
+        try:
+            if fsops.rename(f"{self.pending}/{filename}", f"{self.running}/{target}"):
+                return target, name
+        except StorageError:
+            if target in self._own(self.running):
+                return target, name  # it was refused, and happened all the same
+            raise
         return (target, name) if target in self._own(self.running) else None
 
     def record_result(self, filename: str, content: Content, attempt: Attempt) -> bool:

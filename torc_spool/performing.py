@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from torc_spool import actions, naming, triggers
 from torc_spool.actions import Lying
 from torc_spool.errands import CODE_CANNOT_START, Errand, Errands
-from torc_spool.errors import DamagedFile
+from torc_spool.errors import DamagedFile, StorageError
 from torc_spool.execution import TASK_VARIABLE
 from torc_spool.model import Action, Trigger
 from torc_spool.naming import ActionName
@@ -63,6 +63,7 @@ class Performer:
         self._begun = False  # whether the actions of the start are behind us; a finished workflow may start again
         self._entered = False  # whether they ever were: this runner has served the workflow, and takes its leave
         self._leaving = False
+        self._unsure = False  # whether an action may be ours without our knowing
         self._sick = False  # this node can start no command: actions are left to others
         self.waits = False  # for another runner, who performs an action of the start
         self._said: set[ActionName] = set()
@@ -107,6 +108,8 @@ class Performer:
         if self.waits and not self.stale and time.monotonic() < self._looked + _AGAIN_S:
             return False
         self._looked, self.stale = time.monotonic(), False
+        if self._begin_unsure():
+            return False
         for name in self._listed("waiting").values():
             if name.trigger is Trigger.WORKFLOW_START and self._claim_and_begin(name):
                 return False
@@ -154,6 +157,8 @@ class Performer:
             return False
         started = time.monotonic()
         self.stale = False
+        if self._begin_unsure():
+            return True
         files: dict[int, tuple[Action, ActionName]] = {}
         for number, name in self._listed("waiting").items():
             if name.trigger is not Trigger.WORKFLOW_START and (action := self._load("waiting", name)) is not None:
@@ -223,11 +228,27 @@ class Performer:
         if action is None or self._sick or not actions.performs(action):
             return False
         runner = self._served.owner().name
-        mine = actions.claim(self._store, name, runner)
+        try:
+            mine = actions.claim(self._store, name, runner)
+        except StorageError:
+            self._unsure = self.stale = True
+            raise
         if mine is None:
             return False
         self._begin(action, mine)
         return True
+
+    def _begin_unsure(self) -> bool:
+        """Begin what is ours although its claim was refused: nobody else ever would."""
+        if not self._unsure or self._sick:
+            return False
+        for name in self._listed("running").values():
+            action = self._load("running", name) if name.runner == self._runner else None
+            if action is not None:
+                self._begin(action, name)
+                return True
+        self._unsure = False
+        return False
 
     def _begin_own(self, action: Action, name: ActionName) -> bool:
         self._of_ours().pop(name.number, None)

@@ -51,6 +51,7 @@ class Served:
         self.settler = Settler(store)
         self.actor: Actor | None = None
         self.leftover: list[Pick] = []  # claimed, but the filesystem would not let us start them yet
+        self._unsure: list[Pick] = []  # perhaps claimed: the filesystem refused, and did not say what it had done
         self.set_aside: list[str] = []  # what was set aside here, as sentences
         self._swept = False  # whether strays have been looked for
         self.finished = False  # whether every job had an outcome when we last looked
@@ -83,7 +84,7 @@ class Served:
 
     def _give_leftover_back(self, actor: Actor) -> None:
         """What was claimed and never started goes back, if the filesystem lets us now; else a recovery does it."""
-        for pick in self.leftover:
+        for pick in (*self.leftover, *self._unsure):
             name = naming.parse_job(pick.entry.name)
             place = Place(Status.PENDING, actor.name, pick.entry.name, name)
             with suppress(StorageError):
@@ -144,6 +145,10 @@ class Served:
 
     def claim(self, offer: Offer) -> list[Claimed]:
         """Claim what fits in the offer. Raises Fenced, StorageError."""
+        if self._unsure:
+            own = self.owner().holds()
+            self.leftover += [pick for pick in self._unsure if pick.entry.name in own]
+            self._unsure.clear()
         won, offer = self._again(offer) if self.leftover else ([], offer)
         try:
             if self.due(time.monotonic()):
@@ -187,8 +192,8 @@ class Served:
                 lost = [pick for pick in picks if not actor.claim(pick.entry)]
             except StorageError:
                 self.stale = True
-                own = actor.holds()
-                self.leftover += won + [pick for pick in picks if pick.entry.name in own]
+                self.leftover += won
+                self._unsure += picks
                 raise
             self.stale = self.stale or bool(lost)
             really_lost = actor.not_claimed([pick.entry for pick in lost]) if lost else set()
@@ -204,7 +209,10 @@ class Served:
         try:
             name = naming.parse_job(filename)
             content = actor.load(filename, name.id)
-            content = content and self._as_claimed(actor, content, pick)
+            if content is None:  # its start was refused, and happened all the same
+                content = actor.load(filename, name.id, Status.RUNNING)
+            else:
+                content = self._as_claimed(actor, content, pick)
         except StorageError:
             self.leftover.append(pick)
             self.stale = True
