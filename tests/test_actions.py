@@ -296,6 +296,25 @@ def test_rearming_puts_back_what_jobs_that_run_again_had_brought_about(spool: st
     tools.check_invariants(store.layout.root)
 
 
+def test_rearming_does_not_miss_what_is_performed_to_its_end_meanwhile(spool: str) -> None:
+    store = tools.open_workflow(spool)
+    hand = Hand(store)
+    mine = actions.claim(store, actions.listed(store, "waiting")[0][1], hand.name)
+    assert mine is not None
+
+    def meanwhile(operation: str, path: str) -> None:
+        if operation == "list" and path == store.layout.pending:  # who lives is looked up
+            tools.fsops.fault = None
+            assert actions.finish(store, mine, 0)
+            hand.leave()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tools.fsops, "fault", meanwhile)
+        assert actions.rearm(store, {4}) == [1]
+    assert states(store)[0] == ("waiting", 2)
+    tools.check_invariants(store.layout.root)
+
+
 def test_an_outcome_that_a_runner_brings_about_by_canceling_is_watched_too(spool: str) -> None:
     hand = Hand(tools.open_workflow(spool))
     watch = hand.served.settler.watch = Watch()

@@ -382,6 +382,26 @@ def test_a_runner_that_lives_keeps_a_specification_out(spool: str) -> None:
     assert len(reinitialize(store, as_spec(OTHER))) == 2
 
 
+def test_so_does_a_runner_that_comes_while_everything_is_looked_at(spool: str) -> None:
+    """It has opened the workflow as it was, and would run what runs again by the old definitions."""
+    store = ended(spool)
+    before = files(spool)
+    came: list[Hand] = []
+
+    def meanwhile(operation: str, path: str) -> None:
+        if operation == "mkdir" and "/running/" in path:
+            tools.fsops.fault = None
+            came.append(Hand(tools.open_workflow(spool)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tools.fsops, "fault", meanwhile)
+        with pytest.raises(UsageError, match="runners that may live and know its jobs as they were"):
+            reinitialize(store, as_spec(OTHER))
+    assert files(spool) == before
+    assert not store.is_outdated()
+    came[0].leave()
+
+
 def test_a_job_that_is_just_being_run_refuses_the_whole_and_no_file_moves(spool: str) -> None:
     tools.submit(spool, with_outputs(spool, CHAIN, "a", "alone"))
     hand = Hand(tools.open_workflow(spool))

@@ -145,6 +145,18 @@ def test_a_killed_performer_leaves_it_interrupted_until_it_is_repeated(lab: Lab,
     assert states(lab) == ["waiting"], "the workflow is finished, and starts no more"
 
 
+def test_a_start_that_is_put_back_is_performed_by_who_has_begun_already(lab: Lab) -> None:
+    gate = lab.gate()
+    submit(lab, {"one": gate.wait, "two": write("two")}, Do(Trigger.WORKFLOW_START, (write("start"),)))
+    runner = lab.start("run", 1, "-p", 1)
+    gate.await_jobs("one")
+    lab.torc("actions", "repeat", 1, 1)
+    gate.open()
+    runner.wait()
+    assert log(lab) == ["start", "start", "two"]
+    assert states(lab) == ["done"]
+
+
 def test_a_repeat_of_the_end(lab: Lab) -> None:
     submit(lab, {"one": "true"}, Do(Trigger.WORKFLOW_COMPLETE, (write("end"),)))
     lab.run(1)

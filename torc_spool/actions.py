@@ -179,21 +179,22 @@ def rearm(store: Store, touched_jobs: Collection[int]) -> list[int]:
     records = {action.number: action for action in store.action_records()}
     if not records:
         return []
-    alive: dict[str, str] | None = None
-    again = []
-    for number, place in sorted(lying(store).items()):
-        action = records.get(number)
-        if action is None or place.where == "waiting":
-            continue
-        if action.trigger in triggers.OF_JOBS and not set(action.jobs) & set(touched_jobs):
-            continue
-        if place.where == "running":
-            alive = living(store) if alive is None else alive
-            if place.name.runner in alive:
-                continue
-        if put_back(store, place):
-            again.append(number)
-    return again
+    touched = {
+        number
+        for number, action in records.items()
+        if action.trigger not in triggers.OF_JOBS or set(action.jobs) & set(touched_jobs)
+    }
+    again: set[int] = set()
+    for _ in range(_TRIES):
+        places = {number: place for number, place in lying(store).items() if number in touched - again}
+        performing = [place for place in places.values() if place.where == "running"]
+        alive = living(store) if performing else {}
+        performed = [place for place in places.values() if place.where != "waiting" and place.name.runner not in alive]
+        moved = {place.name.number for place in performed if put_back(store, place)}
+        again |= moved
+        if len(moved) == len(performed):
+            break  # else one was performed to its end while we looked
+    return sorted(again)
 
 
 # -- rows

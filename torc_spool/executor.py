@@ -378,7 +378,7 @@ class Executor:
             execution.kill()
 
     def _give_back_unstarted(self) -> None:
-        """Those jobs that could not be started go back to ready, or stay here until the disk takes that. Raises Fenced."""
+        """Those jobs that could not be started go back to ready, as soon as the disk takes that. Raises Fenced."""
         while self._unstarted:
             try:
                 self._give_back(self._unstarted[-1])

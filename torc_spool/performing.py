@@ -161,7 +161,9 @@ class Performer:
             return True
         files: dict[int, tuple[Action, ActionName]] = {}
         for number, name in self._listed("waiting").items():
-            if name.trigger is not Trigger.WORKFLOW_START and (action := self._load("waiting", name)) is not None:
+            # one of the start may have been put back when others had begun
+            is_due = self._begun or name.trigger is not Trigger.WORKFLOW_START
+            if is_due and (action := self._load("waiting", name)) is not None:
                 files[number] = (action, name)
         files = {number: each for number, each in files.items() if actions.performs(each[0])}
         if self._entered:

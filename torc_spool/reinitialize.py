@@ -105,9 +105,9 @@ def _stop(store: Store) -> str:
     return command(store.layout.root.rsplit("/", 1)[0], f"stop {store.workflow.id} RUNNER")
 
 
-def _refuse_runners(store: Store) -> None:
+def _refuse_runners(store: Store, but: str | None = None) -> None:
     owners = recovery.scan(store, only_holders=True)
-    living = [owner.name for owner in owners if owner.state in ("alive", "silent")]
+    living = [owner.name for owner in owners if owner.state in ("alive", "silent") and owner.name != but]
     if living:
         raise UsageError(
             f"workflow {store.workflow.id} has runners that may live and know its jobs as they were: "
@@ -182,7 +182,8 @@ class _Apply:
             self._check()
             self._let_wait()
             if revision is not None:
-                revise.publish(self._actor, revision)
+                # a runner may have come while we looked at everything
+                revise.publish(self._actor, revision, lambda: _refuse_runners(self._store, but=self._actor.name))
             if self._again:
                 actions.rearm(self._store, self._again)  # before any job of theirs can run
             self._bring_back()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -104,8 +104,9 @@ def _check_actions(store: Store, wanted: WorkflowSpec) -> None:
         raise UsageError(f"actions differ from what was submitted, which cannot change; {_SUBMIT}")
 
 
-def publish(actor: Actor, revision: Candidate) -> None:
-    """z5, z6: write it aside, then one rename. Raises StorageError, UsageError when another was faster."""
+def publish(actor: Actor, revision: Candidate, check: Callable[[], None]) -> None:
+    """z5, z6: write it aside, `check` once more, then one rename. Raises StorageError, UsageError when another was
+    faster."""
     store = actor.store
     staging, target = f"{actor.directory}/revision", store.layout.revision(revision.number)
     fsops.make_directory(staging, store.directory_mode)
@@ -117,6 +118,7 @@ def publish(actor: Actor, revision: Candidate) -> None:
     ):
         fsops.create(f"{staging}/{name}", data, store.file_mode)
     fsops.sync_filesystem(staging)
+    check()
     try:
         published = fsops.rename_directory(staging, target)
     except StorageError as error:

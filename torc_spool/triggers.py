@@ -54,7 +54,8 @@ class Watch:
                 holds = not missed
                 self._await(number, action, missed)
             else:
-                holds = action.trigger is Trigger.WORKFLOW_COMPLETE and len(view.ended) >= view.num_jobs
+                wanted = Trigger.WORKFLOW_COMPLETE if len(view.ended) >= view.num_jobs else Trigger.WORKFLOW_START
+                holds = action.trigger is wanted
             if holds:
                 held.append(number)
         return held
