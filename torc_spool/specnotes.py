@@ -61,7 +61,7 @@ def notes(
         item.get("action_type") == "run_commands" and any(item.get(field) is not None for field in _OF_NODES)
         for item in record.actions
     ):
-        said.append("actions: only schedule_nodes is about allocations; what run_commands says of them is not looked at")
+        said.append("actions: only schedule_nodes is about allocations; what run_commands says of them is left out")
     if any(action.kind == "schedule_nodes" for action in actions):
         said.append("actions: schedule_nodes is not performed yet")
     return tuple(said)
