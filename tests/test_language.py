@@ -205,15 +205,16 @@ def test_as_many_jobs_as_combinations_that_the_name_tells_apart(sizes: list[int]
 
 
 def test_env_is_text() -> None:
-    spec = read(row(env={"A": "x y", "B": 4, "C": 1.5, "D": "", "E": None}), env={"OMP_NUM_THREADS": 8})
+    spec = read(row(env={"A": "x y", "B": 4, "C": -7, "D": "", "E": None}), env={"OMP_NUM_THREADS": 8})
     assert spec.env == {"OMP_NUM_THREADS": "8"}
-    assert spec.jobs[0].env == {"A": "x y", "B": "4", "C": "1.5", "D": ""}
+    assert spec.jobs[0].env == {"A": "x y", "B": "4", "C": "-7", "D": ""}
 
 
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
         ({"A": True}, "env: 'A': must be text, got true; put it in quotes"),
+        ({"A": 3.10}, "env: 'A': must be text, got the number 3.1; put it in quotes"),
         ({"A": ["x"]}, "env: 'A': must be text, got a list"),
         ({"A": "x\0"}, "env: 'A': holds a NUL character"),
         ({"A": 10**30}, "env: 'A': is too large a number"),
@@ -421,8 +422,18 @@ def test_what_is_not_acted_on_is_kept_and_said_once() -> None:
         "compute_node_wait_for_new_jobs_seconds": 5,
     }
     fields = [note.split(":")[0] for note in spec.notes]
-    assert fields == [*spec.settings, "supports_termination", "termination_signal", "is_ephemeral", "env"]
+    kept = ["resource_monitor", "use_pending_failed"]
+    assert fields == [*kept, "supports_termination", "termination_signal", "is_ephemeral", "env"]
     assert read().notes == ()
+
+
+def test_what_actions_say_beyond_their_kind_and_trigger_is_said_once() -> None:
+    start = {"trigger_type": "on_workflow_start", "action_type": "run_commands", "commands": ["x"]}
+    spec = read(actions=[{**start, "jobs": ["a"]}, {**start, "num_allocations": 2}, {**start, "scheduler": "s"}, start])
+    assert [note.split("; ")[0] for note in spec.notes] == [
+        "actions: only on_jobs_ready and on_jobs_complete are about jobs",
+        "actions: only schedule_nodes is about allocations",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -597,6 +608,11 @@ def test_much_that_is_no_json_is_not_tried_as_json5(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(json5file, "_TRIED", 10)
     with pytest.raises(SpecError, match=r"this is not JSON:"):
         parse(JSON5, "w.json")
+
+
+def test_kdl_is_not_read() -> None:
+    with pytest.raises(SpecError, match=r"^w\.kdl: KDL is not read; give the same workflow as YAML"):
+        parse("name w\njob a {\n}\n", "w.kdl")
 
 
 def test_the_examples_are_valid() -> None:

@@ -157,6 +157,21 @@ def test_a_start_that_is_put_back_is_performed_by_who_has_begun_already(lab: Lab
     assert states(lab) == ["done"]
 
 
+def test_what_is_interrupted_is_told_also_by_who_performs_the_end(lab: Lab, pipe: cliutil.Gate) -> None:
+    submit(
+        lab,
+        {"one": "true", "two": Wanted(write("two"), ("one",))},
+        Do(Trigger.JOBS_READY, (pipe.only_wait,), ("two",)),
+        Do(Trigger.WORKFLOW_COMPLETE, (write("end"),)),
+    )
+    runner = lab.start("run", 1)
+    await_action(lab, 1, "running")
+    runner.kill()
+    wait_until(lambda: states(lab)[0] == "interrupted", "the performer is known to be dead")
+    assert lab.run(1).stderr.count("action 1 (on_jobs_ready) was interrupted") == 1
+    assert log(lab) == ["two", "end"]
+
+
 def test_a_repeat_of_the_end(lab: Lab) -> None:
     submit(lab, {"one": "true"}, Do(Trigger.WORKFLOW_COMPLETE, (write("end"),)))
     lab.run(1)

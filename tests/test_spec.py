@@ -381,6 +381,12 @@ def test_many_harmless_aliases_are_accepted() -> None:
         "comand": (job(comand="x"), "job 'a': unknown field 'comand'; did you mean 'command'?"),
         "cmd": (job(cmd="x"), "unknown field 'cmd'; did you mean 'command'?"),
         "deps": (job(deps=["a"]), "did you mean 'depends_on'?"),
+        "cpus-of-a-job": (
+            job(cpus=4),
+            "unknown field 'cpus'; give num_cpus to one of the resource_requirements, and its name to the job",
+        ),
+        "timeout-of-a-job": (job(timeout=4), "give runtime to one of the resource_requirements"),
+        "retries-of-a-job": (job(retries=4), "give max_retries to one of the failure_handlers"),
         "mem": (requirement(mem="4g"), "unknown field 'mem'; did you mean 'memory'?"),
         "cpus": (requirement(cpus=1), "did you mean 'num_cpus'?"),
         "gpus-alone": (requirement(gpus=1), "did you mean 'num_gpus'?"),

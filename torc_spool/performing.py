@@ -67,6 +67,7 @@ class Performer:
         self._sick = False  # this node can start no command: actions are left to others
         self.waits = False  # for another runner, who performs an action of the start
         self._said: set[ActionName] = set()
+        self._asked = False  # whether it was ever looked what others have left undone
         self._looked = -math.inf
         self._cost = 0.0
         self.stale = True  # whether actions may have been put back to waiting
@@ -185,9 +186,10 @@ class Performer:
     def look_idly(self) -> bool:
         """The same for who has nothing else to do; says what others have left undone. Rarely once all is finished."""
         news = self.stale or self.watch.due or self.watch.ended_some
-        is_quiet = self._served.finished and not news and time.monotonic() < self._looked + FINISHED_AGE_S
-        if self.waits or self._current is not None or is_quiet:
+        is_fresh = self._asked and not news and time.monotonic() < self._looked + FINISHED_AGE_S
+        if self.waits or self._current is not None or (self._served.finished and is_fresh):
             return False
+        self._asked = True
         running = self._listed("running")
         if running:
             self._tell_interrupted(running.values())

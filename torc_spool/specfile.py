@@ -95,6 +95,8 @@ def source_name(path: str) -> str:
 def read_document(text: str | bytes, source: str) -> Any:
     """The one value that the text holds; None for an empty file."""
     content = _utf8(text, source)
+    if source.endswith(".kdl"):
+        raise SpecError("KDL is not read; give the same workflow as YAML, JSON or JSON5", source=source)
     if source.endswith(".json5"):
         return json5file.read(content.decode(), source)
     if not (source.endswith(".json") or content.lstrip()[:1] == b"{"):

@@ -27,6 +27,7 @@ _OF_JOBS = {
     "supports_termination": "every job that has to end gets SIGTERM and then its grace, whatever this says",
     "termination_signal": "every job that has to end gets SIGTERM and then its grace",
 }
+_OF_NODES = ("scheduler", "scheduler_type", "num_allocations", "start_one_worker_per_node", "max_parallel_jobs")
 
 
 def kept(record: WorkflowRecord) -> dict[str, Any]:
@@ -56,6 +57,11 @@ def notes(
         for item in record.actions
     ):
         said.append(f"actions: only {' and '.join(OF_JOBS)} are about jobs; the jobs of others are not looked at")
+    if any(
+        item.get("action_type") == "run_commands" and any(item.get(field) is not None for field in _OF_NODES)
+        for item in record.actions
+    ):
+        said.append("actions: only schedule_nodes is about allocations; what run_commands says of them is left out")
     if any(action.kind == "schedule_nodes" for action in actions):
         said.append("actions: schedule_nodes is not performed yet")
     return tuple(said)

@@ -125,7 +125,7 @@ def _rule(where: str, item: Any) -> Rule:
 
 
 def read_env(given: Mapping[str, Any], where: str | None) -> dict[str, str]:
-    """Variables and their text; a number is taken as the text that it is."""
+    """Variables and their text; a whole number is taken as the text that it is, a fraction may have lost digits."""
     return {name: _value(name, value, where) for name, value in given.items() if value is not None}
 
 
@@ -135,11 +135,11 @@ def _value(name: str, value: Any, where: str | None) -> str:
         raise SpecError(
             "is not the name of a variable; use letters, digits and _, and do not begin with a digit", where=at
         )
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool):
         check_kept(value, at)
         value = str(value)
     if not isinstance(value, str):
-        hint = "; put it in quotes" if isinstance(value, bool) else ""
+        hint = "; put it in quotes" if isinstance(value, bool | float) else ""
         raise SpecError(f"must be text, got {show(value)}{hint}", where=at)
     if value:
         check_command(f"_{value}", at, "value")

@@ -10,13 +10,14 @@ from msgspec import Meta
 
 from torc_spool.complaints import did_you_mean, join_where, listed, quote, show
 from torc_spool.errors import SpecError
-from torc_spool.specrecords import SpecRecord
+from torc_spool.specrecords import JobRecord, SpecRecord
 
 _MIN_PART = 3  # characters of a word that is looked for inside of others
 _SLIPS = {  # what other tools call it
     "walltime": "runtime",
     "time": "runtime",
     "time_limit": "runtime",
+    "timeout": "runtime",
     "deps": "depends_on",
     "depends": "depends_on",
     "dependencies": "depends_on",
@@ -26,6 +27,10 @@ _SLIPS = {  # what other tools call it
     "environment": "env",
     "params": "parameters",
     "retries": "max_retries",
+}
+_NAMED_BY_JOBS = {  # fields of what a job only names
+    **dict.fromkeys(("num_cpus", "num_gpus", "num_nodes", "memory", "runtime"), "resource_requirements"),
+    **dict.fromkeys(("exit_codes", "recovery_script", "max_retries"), "failure_handlers"),
 }
 
 R = TypeVar("R", bound=SpecRecord)
@@ -43,7 +48,7 @@ def read_record(cls: type[R], item: Any, where: Callable[[], str | None]) -> R:
         )
     for key in item:
         if key not in known:
-            raise SpecError(_unknown_field(key, known), where=where())
+            raise SpecError(_unknown_field(key, cls), where=where())
     given = {key: value for key, value in item.items() if value is not None}
     try:
         return msgspec.convert(given, cls)
@@ -51,8 +56,13 @@ def read_record(cls: type[R], item: Any, where: Callable[[], str | None]) -> R:
         raise _explain(cls, given, where()) from error
 
 
-def _unknown_field(key: str, known: tuple[str, ...]) -> str:
+def _unknown_field(key: str, cls: type[SpecRecord]) -> str:
+    known = cls.__struct_fields__
     meant = _field_meant(key, known)
+    elsewhere = _field_meant(key, tuple(_NAMED_BY_JOBS)) if cls is JobRecord else None
+    if meant is None and elsewhere is not None:
+        section = _NAMED_BY_JOBS[elsewhere]
+        return f"unknown field {quote(key)}; give {elsewhere} to one of the {section}, and its name to the job"
     hint = f"; did you mean {quote(meant)}?" if meant else did_you_mean(key, known)
     return f"unknown field {quote(key)}" + (hint or f"; known fields are {listed(known)}")
 
