@@ -172,6 +172,15 @@ def test_a_recovery_script_may_be_the_path_of_a_file(lab: Lab, mode: int) -> Non
     assert said(lab, 2) == "mended 7\n"
 
 
+def test_a_recovery_script_without_the_run_bit_has_its_interpreter_and_arguments(lab: Lab) -> None:
+    path = lab.cwd / "mend.py"
+    path.write_text("#!/usr/bin/env python3\nimport sys\nprint('mended', sys.argv[1:])\n")
+    path.chmod(0o644)
+    submit(lab, [scripted('./mend.py --by "one two"')], job("[ $TORC_ATTEMPT_ID = 2 ] || exit 7"))
+    lab.run(1)
+    assert said(lab, 2) == "mended ['--by', 'one two']\n"
+
+
 def at_the_gate(lab: Lab, gate: Gate, *options: object, **more: Any) -> Background:
     """A runner whose job waits in its recovery script."""
     submit(lab, [scripted(gate.wait)], job("echo command; exit 10", **more))

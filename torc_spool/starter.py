@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Mapping
 
@@ -36,11 +37,25 @@ def command_text(job: Job) -> str:
 
 
 def script_arguments(text: str, cwd: str) -> tuple[str, ...]:
-    """How a recovery script is run. One that is the path of a file which may not be executed is read by bash."""
-    path = os.path.join(cwd, text.strip())
-    if os.path.isfile(path) and not os.access(path, os.X_OK):
-        return ("bash", path)
+    """How a recovery script is run. A file that may not be executed is read by what its first line names, or by bash;
+    arguments may follow it.
+    """
+    whole = text.strip()
+    first, _, rest = whole.partition(" ")
+    for word, arguments in ((whole, ""), (first, rest)):
+        path = os.path.join(cwd, word)
+        if os.path.isfile(path) and not os.access(path, os.X_OK):
+            return ("bash", "-c", f"{_interpreter(path)} {shlex.quote(path)} {arguments}")
     return ("bash", "-c", text)
+
+
+def _interpreter(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(256)
+    except OSError:
+        return "bash"
+    return line[2:].decode(errors="replace").strip() or "bash" if line.startswith(b"#!") else "bash"
 
 
 class Starter:
