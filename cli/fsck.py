@@ -36,9 +36,7 @@ def fsck(state: State, workflow_id: int, repair: bool) -> int:
     found = repairing.look(store)
     _show(state, found, 0, sound=not found)
     if found and at_work:
-        say(
-            f"runner {at_work[0]} may be at work: what was just moving may be told as wrong; look again when it has ended"
-        )
+        say(f"runner {at_work[0]} may be at work: what was just moving may seem wrong; look again after its end")
     if found and not state.json:
         say(f"{len(found)} found; mend it with: {command(spool.path, f'fsck {workflow_id} --repair')}")
     return EXIT_JOBS_FAILED if found else EXIT_OK
