@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spooltools import FULL, READS, Fault, Hand, TornWrite, Wanted, check_invariants
 
-from torc_spool import changes, naming
+from torc_spool import changes, naming, processes
 from torc_spool.errors import UsageError
 from torc_spool.model import OUTCOMES, Status
 from torc_spool.repair import look, repair
+from torc_spool.spool import Spool
 
 GRAPH = tools.workflow(
     {
@@ -229,13 +230,7 @@ class Breaking:
 
 def ours(unique: str) -> str:
     """The name of a runner of this host whose process is gone: no pid is as high."""
-    return re.sub(r"-\d+-[0-9a-f]{8}$", f"-4194999-{unique}", naming.new_runner_name(_host(), 1))
-
-
-def _host() -> str:
-    from torc_spool import processes
-
-    return processes.host_name()
+    return re.sub(r"-\d+-[0-9a-f]{8}$", f"-4194999-{unique}", naming.new_runner_name(processes.host_name(), 1))
 
 
 BREAKINGS = (
@@ -268,7 +263,7 @@ def test_damage_is_found_and_mended_and_the_workflow_finishes(
             break_it(breaking)
         if data.draw(st.booleans()):
             breaking.drop_directory()
-        store = tools.Spool(spool).open(1)
+        store = Spool(spool).open(1)
         found = look(store)
         assert found, "the damage was not found"
         mended = repair(store)
@@ -382,11 +377,11 @@ def test_a_repair_that_was_cut_short_is_gone_on_with(
     for n in itertools.count(1):
         spool = str(base / f"n{n}")
         tools.copy_tree(str(base / "broken"), spool)
-        ending = tools.in_child(lambda spool=spool: tools.Spool(spool).open(1), repair, fault(n))  # type: ignore[misc]
+        ending = tools.in_child(lambda spool=spool: Spool(spool).open(1), repair, fault(n))  # type: ignore[misc]
         kept = tools.read(root_of(spool)) if os.path.isdir(f"{root_of(spool)}/held") else None
         if ending.how != "killed" and ending.calls < n:
             break
-        assert repair(tools.Spool(spool).open(1)).left == []
+        assert repair(Spool(spool).open(1)).left == []
         if kept is not None:
             assert set(kept.aside) <= set(tools.read(root_of(spool)).aside)
         assert any("README" in name for name in os.listdir(f"{root_of(spool)}/lost+found"))
@@ -415,7 +410,7 @@ def test_the_crash_table_of_a_repair(
         return operation == call[0] and re.search(call[1], path) is not None
 
     fault = Fault(1, when=is_the_step, after=True)
-    assert tools.in_child(lambda: tools.Spool(spool).open(1), repair, fault).how == "killed", row
+    assert tools.in_child(lambda: Spool(spool).open(1), repair, fault).how == "killed", row
     kinds = {finding.kind for finding in look(tools.open_workflow(spool))}
     if row == "X32":
         assert left is not None

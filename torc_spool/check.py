@@ -146,7 +146,11 @@ def _jobs(picture: Picture) -> Iterator[Finding]:
     for found in files.values():
         good = [one for one in found if one[1] is None or not isinstance(one[1].fix, Park)]
         # the higher attempt holds; of equal ones what agrees with itself, and then the one that has come further
-        keep = max(good, key=lambda one: (one[0].name.attempt, one[1] is None, found.index(one)), default=None)
+        keep = max(
+            good,
+            key=lambda one: (one[0].name.attempt, one[1] is None, _shows_its_result(one[0]), found.index(one)),
+            default=None,
+        )
         for one in found:
             if one in good and one is not keep and keep is not None:
                 yield _doubled(one[0], keep[0])
@@ -157,6 +161,11 @@ def _jobs(picture: Picture) -> Iterator[Finding]:
             what = f"job {job} ({known.jobs[job].name}) lies nowhere"
             repair = "it is made anew from the record, and runs again"
             yield Finding("lost", "", job, what, repair, Anew(job, picture.kept.get(job, 0)))
+
+
+def _shows_its_result(file: JobFile) -> bool:
+    entry = _entry(file.job, file.name.attempt) if file.job is not None else None
+    return entry is not None and entry.outcome == file.status
 
 
 def _doubled(file: JobFile, keep: JobFile) -> Finding:
