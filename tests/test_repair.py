@@ -217,7 +217,7 @@ class Breaking:
     def drop_directory(self) -> None:
         """A runner's record while it holds jobs, what it holds, or a directory that is made at submit."""
         owned = [f"{kind}/{name}" for kind in ("pending", "running") for name in os.listdir(f"{self.root}/{kind}")]
-        owned = [path for path in owned if os.listdir(f"{self.root}/{path}") and naming.owners(path.split("/")[1])]
+        owned = [path for path in owned if naming.owners(path.split("/")[1]) and os.listdir(f"{self.root}/{path}")]
         records = [f"runners/{path.split('/')[1]}" for path in owned]
         places = [*owned, *records, "held", "requests", *SHOWN]
         path = self.draw(st.sampled_from([each for each in places if os.path.isdir(f"{self.root}/{each}")]))

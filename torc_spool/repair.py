@@ -57,8 +57,8 @@ def look(store: Store) -> list[Finding]:
     return found
 
 
-def _key(finding: Finding) -> tuple[str, str, int | None, str]:
-    return finding.kind, finding.path, finding.job, "" if finding.path else finding.what
+def _key(finding: Finding) -> tuple[str, str, str]:
+    return finding.kind, finding.path, finding.what
 
 
 def living(store: Store) -> list[str]:

@@ -44,8 +44,9 @@ class _Survey:
 
     def take(self) -> Picture:
         self._look_at_root()
-        self._look_at_jobs()
+        # journals before jobs: what they tell is in the jobs' files already
         self._look_at_runners(self._store.layout.runners, "runners", taken=False)
+        self._look_at_jobs()
         self._look_at_what_was_moved()
         for name in fsops.names(self._store.layout.requests):
             request = naming.parse_request(name)
