@@ -127,6 +127,7 @@ class Breaking:
     def __init__(self, root: str, draw: Callable[[Any], Any]) -> None:
         self.root, self.draw = root, draw
         self.left = files(root)
+        self.doubled: set[str] = set()  # the directories of jobs that have a second file
 
     def job(self) -> str:
         """The path of a job's file that is whole so far."""
@@ -156,6 +157,7 @@ class Breaking:
         """But a waiting one not to where a person parks jobs: that one would hold, and wait for the person."""
         path = self.job()
         directory, name = os.path.split(path)
+        self.doubled.add(directory)
         places = [place for place in (*ANYBODY, *SHOWN, *STRAY) if place not in (directory, "held")]
         shutil.copy(f"{self.root}/{path}", f"{self.root}/{self.draw(st.sampled_from(places))}/{name}")
 
@@ -219,7 +221,7 @@ class Breaking:
         owned = [f"{kind}/{name}" for kind in ("pending", "running") for name in os.listdir(f"{self.root}/{kind}")]
         owned = [path for path in owned if naming.owners(path.split("/")[1]) and os.listdir(f"{self.root}/{path}")]
         records = [f"runners/{path.split('/')[1]}" for path in owned]
-        places = [*owned, *records, "held", "requests", *SHOWN]
+        places = [*(path for path in owned if path not in self.doubled), *records, "held", "requests", *SHOWN]
         path = self.draw(st.sampled_from([each for each in places if os.path.isdir(f"{self.root}/{each}")]))
         self.left = {job: file for job, file in self.left.items() if not file.startswith(f"{path}/")}
         shutil.rmtree(f"{self.root}/{path}")

@@ -164,8 +164,9 @@ def _jobs(picture: Picture) -> Iterator[Finding]:
 
 
 def _shows_its_result(file: JobFile) -> bool:
+    """Or is about to."""
     entry = _entry(file.job, file.name.attempt) if file.job is not None else None
-    return entry is not None and entry.outcome == file.status
+    return entry is not None and entry.outcome is not None and file.status in (entry.outcome, Status.RUNNING)
 
 
 def _doubled(file: JobFile, keep: JobFile) -> Finding:
