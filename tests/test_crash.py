@@ -31,6 +31,7 @@ from torc_spool.model import FailureHandler, Rule, Status, Stdio, Trigger, UserD
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import RUNNER_VARIABLE
 from torc_spool.reinitialize import reinitialize, reset_status
+from torc_spool.repair import look
 from torc_spool.runner import Options, Runner
 from torc_spool.settle import Settler
 from torc_spool.spool import Spool
@@ -670,10 +671,22 @@ def stop_once(name: str, made: str, spool: str, fault: Fault) -> tools.Ending:
     ending = tools.in_child(lambda: stopped.prepare(spool), stopped.act, fault)
     assert ending.how != "fenced", ending
     tree = check_invariants(root(spool), before, damaged=damaged(name))
+    assert odd(spool) <= ODD.get(name, set()), "what a crash leaves is no damage"
     stopped.carry_on(spool)
     check_invariants(root(spool), tree, damaged=damaged(name))
+    assert not odd(spool)
     shutil.rmtree(spool)
     return ending
+
+
+ODD = {"set aside": {"damaged"}, "make anew": {"damaged"}, "make action anew": {"temporary"}}
+
+
+def odd(spool: str) -> set[str]:
+    """The kinds of what a check finds, where there is a whole workflow."""
+    if not os.path.exists(f"{root(spool)}/workflow.json"):
+        return set()
+    return {finding.kind for finding in look(Spool(spool).open(1))}
 
 
 def damaged(name: str) -> tuple[int, ...]:

@@ -132,9 +132,11 @@ class _Survey:
             try:
                 name = naming.parse_job(filename)
             except BadName:
-                # who makes a job anew holds the damaged file meanwhile
-                if not (owned and naming.aside_job_id(filename)):
+                key = naming.aside_job_id(filename) if owned else None
+                if key is None:
                     self._foreign(path, _NOT_A_JOB)
+                else:
+                    self._picture.aside.add(key[0])  # who makes a job anew holds the damaged file meanwhile
                 continue
             if name.id > self._picture.known.num_jobs:
                 self._foreign(path, f"is of job {name.id}, and the workflow has {self._picture.known.num_jobs}")
