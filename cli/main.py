@@ -39,6 +39,7 @@ COMMANDS = {
     "set-priority": ("change", "set_priority"),
     "stop": ("change", "stop"),
     "recover": ("change", "recover"),
+    "fsck": ("fsck", "fsck"),
     "delete": ("change", "delete"),
     "slurm": ("slurm", "slurm"),
 }

@@ -210,6 +210,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         "workflows list": "workflows list",
         "logs": "logs 1 fails",
         "recover": "recover 1 --dry-run",
+        "fsck": "fsck 1",
         "delete": "delete 1",
     }
     found = {name: lab.torc("-f", "json", *words.split(), code=None).json for name, words in calls.items()}
@@ -231,6 +232,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         "jobs list",
         "attempts",
         "recover",
+        "fsck",
         "logs",
         "hold",
         "delete",

@@ -56,14 +56,15 @@ def listed(store: Store, where: str) -> tuple[dict[int, ActionName], list[str]]:
     foreign: list[str] = []
     for filename in fsops.names(directory(store, where)):
         name = naming.parse_action(filename)
-        if name is None or not _belongs(name, where) or name.number > store.workflow.num_actions:
+        if name is None or not belongs(name, where) or name.number > store.workflow.num_actions:
             foreign.append(filename)
         elif name.number not in found or (found[name.number].performance or 0) < (name.performance or 0):
             found[name.number] = name
     return found, foreign
 
 
-def _belongs(name: ActionName, where: str) -> bool:
+def belongs(name: ActionName, where: str) -> bool:
+    """Whether an action of this name may lie there."""
     if where == "persistent":
         return name.performance is None
     parts = {"waiting": (False, False), "running": (True, False), "done": (True, True)}[where]

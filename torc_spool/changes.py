@@ -327,18 +327,25 @@ def _rebuild(store: Store, settler: Settler, job: Job) -> Changed | None:
     if not fsops.rename(f"{store.layout.aside}/{old}", f"{actor.running}/{old}"):
         actor.retire()
         return Changed(job.id, job.name, False, "is being made anew by somebody else")
-    needs = job.resources.needs
-    key = sortkeys.key(store.workflow.jobs_sort_method, needs)
-    name = naming.job_name(priority=job.priority, job=job.id, needs=needs, name=job.name, attempt=attempt, key=key)
-    data = encode(job)
-    if not fsops.create(f"{actor.running}/{name}", data[:-2] + b',"attempts":[]}\n', store.file_mode):
-        raise StorageError("create", f"{actor.running}/{name}", None)
     waits = _has_to_wait(settler, job)
     status, detail = (Status.BLOCKED, None) if waits else (Status.READY, naming.scheduler_directory(job.scheduler))
-    place = Place(Status.RUNNING, actor.name, str(name), name)
-    store.move(Move.GIVE, place, status, detail, new_attempt=True)
+    make_anew(actor, job, attempt, status, detail)
     for found, _ in evidence:
         lies = actor.running if found == old else store.layout.aside
         fsops.rename(f"{lies}/{found}", f"{store.layout.aside}/.{found}"[: len(store.layout.aside) + 256])
     actor.retire()
     return Changed(job.id, job.name, True, f"made anew from the record; {status}, attempt {attempt + 1}")
+
+
+def make_anew(actor: Actor, job: Job, attempt: int, status: Status, detail: str | None = None) -> None:
+    """Write a job from the workflow's own record into the actor's hands, and give it as the attempt after this one.
+
+    Killed in between, recovery gives it. Raises StorageError.
+    """
+    store, needs = actor.store, job.resources.needs
+    key = sortkeys.key(store.workflow.jobs_sort_method, needs)
+    name = naming.job_name(priority=job.priority, job=job.id, needs=needs, name=job.name, attempt=attempt, key=key)
+    data = encode(job)
+    if not fsops.create(f"{actor.running}/{name}", data[:-2] + b',"attempts":[]}\n', store.file_mode):
+        raise StorageError("create", f"{actor.running}/{name}", None)
+    store.move(Move.GIVE, Place(Status.RUNNING, actor.name, str(name), name), status, detail, new_attempt=True)

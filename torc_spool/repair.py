@@ -1,0 +1,234 @@
+"""Checks a workflow's directory, and mends it: looks, moves what is wrong out of the way, makes anew what is lost.
+
+`docs/spool-format.md` has the steps (p1 to p5). Every round begins with a fresh look, so that a repair that was cut
+short is gone on with by saying it again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+from torc_spool import changes, fsops, naming, processes, recovery, userdata
+from torc_spool.actor import Actor, identity, new_name
+from torc_spool.check import (
+    Anew,
+    AnewAction,
+    Finding,
+    Fix,
+    Make,
+    Park,
+    Rename,
+    Resubmit,
+    TakeBack,
+    check,
+)
+from torc_spool.errors import StorageError, UsageError
+from torc_spool.model import Status
+from torc_spool.naming import ActionName
+from torc_spool.recovery import Owner
+from torc_spool.settle import Settler
+from torc_spool.spool import command
+from torc_spool.store import Store, encode
+from torc_spool.survey import LOST_AND_FOUND, survey
+
+_LOOKS = 3
+_ROUNDS = 10
+
+
+class Mended(NamedTuple):
+    """What a repair has found, how much of it is mended, and what is left."""
+
+    findings: list[Finding]
+    repaired: int
+    left: list[Finding]
+
+
+def look(store: Store) -> list[Finding]:
+    """What is wrong. Jobs may be in motion: what is wrong must be so in each of several looks."""
+    found = check(survey(store))
+    for _ in range(_LOOKS - 1):
+        if not found:
+            break
+        again = {_key(each) for each in check(survey(store))}
+        found = [each for each in found if _key(each) in again]
+    return found
+
+
+def _key(finding: Finding) -> tuple[str, str, str]:
+    return finding.kind, finding.path, finding.what
+
+
+def living(store: Store) -> list[str]:
+    """The runners that may live and hold directories of the workflow."""
+    return [owner.name for owner in recovery.scan(store, only_holders=True) if owner.state in ("alive", "silent")]
+
+
+def repair(store: Store) -> Mended:
+    """Mend what can be mended. Raises UsageError while a runner that may live holds the workflow, UntrustedSpool,
+    StorageError: then what was done is done, and the rest is done when it is said again."""
+    found = look(store)
+    if not found:
+        return Mended([], 0, [])
+    root = store.layout.root
+    for path in (os.path.dirname(root), root):
+        fsops.check_directory(path, shared=store.shared)
+    _refuse_living(store, "")
+    for finding in found:
+        if isinstance(finding.fix, Make):
+            _make(store, finding.fix.path)
+    store.check_trust()
+    actor = Actor.born(store, identity(new_name(), kind="fsck"))
+    try:
+        _refuse_living(store, actor.name)
+        told = _Repair(actor).run(found)
+    finally:
+        with suppress(StorageError):
+            actor.retire()
+    if store.exists():
+        Settler(store).settle()
+    left = look(store)
+    still = {_key(each) for each in left}
+    return Mended(told, sum(_key(each) not in still for each in told), left)
+
+
+def _make(store: Store, path: str) -> None:
+    target = f"{store.layout.root}/{path}"
+    if path == "lock":
+        fsops.create(target, b"", store.file_mode)
+    else:
+        fsops.make_directory(target, store.directory_mode)
+
+
+# -- who may live
+
+
+def _refuse_living(store: Store, mine: str) -> None:
+    owners = [owner for owner in recovery.scan(store, only_holders=True) if owner.name != mine]
+    dead = {owner.name for owner in recovery.dead(owners)}
+    taken = {owner.name: owner.directory for owner in recovery.taken_owners(store)}
+    alive = [owner.name for owner in owners if owner.state in ("alive", "silent") and not _is_gone(owner, taken, dead)]
+    if alive:
+        spool, number = os.path.dirname(store.layout.root), store.workflow.id
+        raise UsageError(
+            f"workflow {number} has runners that may live: {', '.join(alive)}; wait until they have ended, stop them "
+            f"({command(spool, f'stop {number} RUNNER')}), or, when you know that one is dead: "
+            f"{command(spool, f'recover {number} --dead RUNNER')}"
+        )
+
+
+def _is_gone(owner: Owner, taken: dict[str, str], dead: Iterable[str]) -> bool:
+    """Whether an owner without a record of its own is known to be gone: its taker is dead, or it was of this host."""
+    if owner.record is not None:
+        return False
+    directory = taken.get(owner.name)
+    if directory is not None and any(f"/{name}/taken/" in directory for name in dead):
+        return True
+    host, pid, _ = owner.name.rsplit("-", 2)
+    here = naming.new_runner_name(processes.host_name(), 0).rsplit("-", 2)[0]
+    return host == here and processes.start_time(int(pid)) is None
+
+
+# -- doing
+
+
+class _Repair:
+    """Round after round: what can be moved out of the way, then what the dead hold, then what is lost."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor, self._store = actor, actor.store
+        self._root = actor.store.layout.root
+        self._lost = f"{self._root}/{LOST_AND_FOUND}"
+
+    def run(self, found: list[Finding]) -> list[Finding]:
+        """Returns all that was found on the way: mending one thing may show another."""
+        told = {_key(each): each for each in found}
+        for _ in range(_ROUNDS):
+            recovery_due = self._recovery_due()
+            fixes = [each.fix for each in found if each.fix is not None]
+            if not fixes and not recovery_due:
+                break
+            self._apply(fixes)
+            found = check(survey(self._store))
+            told = {_key(each): each for each in found} | told
+        return list(told.values())
+
+    def _recovery_due(self) -> bool:
+        others = recovery.scan(self._store, only_holders=True)
+        return bool(recovery.dead(others))
+
+    def _apply(self, fixes: list[Fix]) -> None:
+        """First what lies in the way, then what the dead hold; what is lost only when there was nothing else."""
+        lost = [fix for fix in fixes if isinstance(fix, Anew | AnewAction)]
+        others = [fix for fix in fixes if not isinstance(fix, Anew | AnewAction)]
+        for fix in others:
+            self._one(fix)
+        recovered = self._recover({fix.owner for fix in others if isinstance(fix, TakeBack)})
+        if not others and not recovered:
+            _refuse_living(self._store, self._actor.name)
+            for each in lost:
+                self._one(each)
+
+    def _one(self, fix: Fix) -> None:
+        if isinstance(fix, Park):
+            self._park(fix.path)
+        elif isinstance(fix, Rename):
+            self._rename(fix)
+        elif isinstance(fix, Make):
+            _make(self._store, fix.path)
+        elif isinstance(fix, Resubmit):
+            self._resubmit(fix.path)
+        elif isinstance(fix, Anew):
+            self._anew(fix)
+        elif isinstance(fix, AnewAction):
+            self._anew_action(fix)
+
+    def _park(self, path: str) -> None:
+        """p1, p2."""
+        directory, _, name = path.rpartition("/")
+        fsops.make_directory(self._lost, self._store.directory_mode)
+        target = naming.aside_name(name, directory or ".")
+        fsops.rename(f"{self._root}/{path}", f"{self._lost}/{target}")
+
+    def _rename(self, fix: Rename) -> None:
+        """p3: no move of the table, since what is put right is what no move has made."""
+        directory, _, name = fix.target.rpartition("/")
+        if name in fsops.names(f"{self._root}/{directory}"):
+            self._park(fix.path)
+        else:
+            fsops.rename(f"{self._root}/{fix.path}", f"{self._root}/{fix.target}")
+
+    def _anew(self, fix: Anew) -> None:
+        """p4, p5."""
+        if self._store.locate(fix.job) is None:
+            changes.make_anew(self._actor, self._store.record(fix.job), max(1, fix.attempt), Status.BLOCKED)
+
+    def _anew_action(self, fix: AnewAction) -> None:
+        action = self._store.action_records()[fix.number - 1]
+        layout, mode = self._store.layout, self._store.file_mode
+        if action.is_of_each_runner:
+            name = str(ActionName(action.number, action.trigger))
+            fsops.replace(layout.actions_persistent, name, encode(action), mode)
+        else:
+            name = str(ActionName(action.number, action.trigger, fix.performance))
+            fsops.replace(layout.actions_waiting, name, encode(action), mode)
+
+    def _resubmit(self, path: str) -> None:
+        for datum in userdata.known(self._store):
+            if path == f"user_data/{datum.file}":
+                self._park(path)
+                fsops.make_directory(self._store.layout.user_data, self._store.directory_mode)
+                userdata.update(self._store, datum, bytes(datum.data))
+
+    def _recover(self, unknown: set[str]) -> bool:
+        """What the dead hold, and those of whom nothing is known but that they are not here any more."""
+        owners = [owner for owner in recovery.scan(self._store, only_holders=True) if owner.name != self._actor.name]
+        taken = False
+        for owner in owners:
+            if owner.evidence is None and owner.name in unknown:
+                owner = owner._replace(evidence="it has no record, and a repair was asked for")
+            if owner.evidence is not None:
+                taken = recovery.take_back(self._actor, owner) is not None or taken
+        return taken
