@@ -6,6 +6,7 @@ import argparse
 import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -106,7 +107,7 @@ class Soak:
             try:
                 runner.process.wait(TIMEOUT_S)
                 world.ended(runner)
-            except TimeoutError:
+            except subprocess.TimeoutExpired:
                 world.wrong.append(f"a runner does not end: {runner.talk}")
         # what the last runner of a workflow was killed before: actions of its end
         for workflow in self._workloads:

@@ -62,7 +62,7 @@ def problems(expected: dict[str, Expected], evidence: Evidence, deaths: Deaths) 
             *_executions(here[0], runs, deaths),
             *_journal(here[0], evidence),
             *_output(expected[name], here[0], evidence, deaths),
-            *_order(expected[name], runs, {each: evidence.runs.get(ids[each], []) for each in expected[name].after}),
+            *_order(runs, {each: evidence.runs.get(ids[each], []) for each in expected[name].after}),
         ):
             yield f"job {number} ({here[0].where}): {what}"
     yield from _actions(evidence, deaths)
@@ -161,7 +161,7 @@ def _output(expected: Expected, found: Found, evidence: Evidence, deaths: Deaths
         yield f"{path} must hold the output of attempt {found.attempt}, and holds {lines}"
 
 
-def _order(expected: Expected, runs: list[Run], others: dict[str, list[Run]]) -> Iterator[str]:
+def _order(runs: list[Run], others: dict[str, list[Run]]) -> Iterator[str]:
     """No execution begins before what it waits for has ended: in the end, or with a runner."""
     first = min((run.began for run in runs), default=None)
     for name, theirs in others.items():

@@ -1,4 +1,4 @@
-"""The bad world: runners that are started, killed, frozen and declared dead while they live, and a disk that fills up."""
+"""The bad world: runners that are started, killed, frozen, declared dead while they live, and a disk that fills up."""
 
 from __future__ import annotations
 
