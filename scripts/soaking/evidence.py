@@ -38,7 +38,7 @@ class Evidence(NamedTuple):
     files: list[Found]
     foreign: list[str]  # what is in a state's directory and is no job's file, or was set aside
     runs: dict[int, list[Run]]  # by job
-    outputs: dict[str, list[str]]  # lines by path, of the files that are there
+    outputs: dict[str, list[str]]  # lines by name, of the files that are there
     starts: Counter[tuple[int, int]]  # by job and attempt, in all journals
     ends: Counter[tuple[int, int]]
     actions: dict[int, tuple[str, str | None, int | None]]  # state, runner, code by number
@@ -54,7 +54,7 @@ def gather(root: Path, logs: Path) -> Evidence:
         files,
         foreign,
         {int(log.name.split("-")[1]): _runs(log) for log in logs.glob(f"{prefix}-[0-9]*")},
-        {str(path): path.read_text(errors="replace").splitlines() for path in (root / "output").iterdir()},
+        {path.name: path.read_text(errors="replace").splitlines() for path in (root / "output").iterdir()},
         starts,
         ends,
         _actions(root),

@@ -156,7 +156,7 @@ def _output(expected: Expected, found: Found, evidence: Evidence, deaths: Deaths
         yield f"its output must {'' if expected.keeps_output else 'not '}be kept, and its file is {path}"
     if path is None:
         return
-    lines = evidence.outputs.get(path)
+    lines = evidence.outputs.get(path.rsplit("/", 1)[1])
     if lines != [f"attempt {found.attempt}"] and not deaths.disk_was_full:
         yield f"{path} must hold the output of attempt {found.attempt}, and holds {lines}"
 
