@@ -99,9 +99,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a death of one who lived": (
         lambda root, _: _change(
             _file(root, "never"),
-            lambda job: job["attempts"][0].update(
-                outcome=None, return_code=None, reason="its runner died: so it seems"
-            ),
+            lambda job: job["attempts"][0].update(outcome=None, return_code=None, reason="its runner died: how"),
         ),
         "to which nothing was done",
     ),

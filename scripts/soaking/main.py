@@ -6,6 +6,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,12 +25,13 @@ OUTCOMES = ("completed", "failed", "canceled", "terminated")
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("soak: stopped"))
     base = options.dir.absolute() if options.dir else Path(tempfile.mkdtemp(prefix="torc-spool-soak-"))
     if base.exists() and any(base.iterdir()):
         sys.exit(f"soak: {base}: is not empty; name a new directory")
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     world = World(base, options.runners, seed)
-    why_not = world.mount()
+    why_not = world.mount(options.minutes)
     print(
         f"soak: seed {seed}, {options.runners} runners, {options.jobs} jobs a workflow, {options.minutes:g} min, {base}"
     )

@@ -17,7 +17,7 @@ import psutil
 PROGRAM = Path(sys.executable).parent / "torc-spool"
 TIMEOUT_S = 180.0
 GAVE_UP = 2  # the exit code of a runner that its filesystem does not serve
-SIZE_MB = 64  # of the tmpfs
+SIZE_MB, SIZE_MB_A_MINUTE = 32, 64  # of the tmpfs
 
 
 class Runner:
@@ -54,9 +54,10 @@ class World:
 
     # -- the disk -------------------------------------------------------------------------------------------
 
-    def mount(self) -> str | None:
-        """Put the spool on a small filesystem of its own; why not, where that cannot be."""
-        command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m,mode=755", "torc-spool-soak", str(self.spool)]
+    def mount(self, minutes: float) -> str | None:
+        """Put the spool on a filesystem of its own that has room for so long; why not, where that cannot be."""
+        size = round(SIZE_MB + SIZE_MB_A_MINUTE * minutes)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}m,mode=755", "torc-spool-soak", str(self.spool)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
