@@ -40,6 +40,7 @@ COMMANDS = {
     "stop": ("change", "stop"),
     "recover": ("change", "recover"),
     "delete": ("change", "delete"),
+    "doctor": ("doctor", "doctor"),
     "slurm": ("slurm", "slurm"),
 }
 

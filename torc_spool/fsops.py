@@ -409,8 +409,28 @@ def check_directory(path: str, *, shared: bool) -> None:
         )
 
 
+class Space(NamedTuple):
+    """What is left on a filesystem."""
+
+    bytes_free: int
+    inodes_free: int | None  # None: it does not count them
+
+
+def space(path: str) -> Space:
+    """What this user may still fill. Raises StorageError."""
+    with _translated("look at", path):
+        _call("stat", path)
+        status = os.statvfs(path)
+    return Space(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
+
+
 def is_network(path: str) -> bool:
     """Whether the filesystem of `path` is one on which file events of other hosts are not seen."""
+    return filesystem(path) not in _LOCAL
+
+
+def filesystem(path: str) -> str:
+    """The type of the filesystem of `path`, as the kernel calls it; empty where it does not say."""
     best, kind = "", ""
     target = os.path.realpath(path)
     try:
@@ -423,8 +443,8 @@ def is_network(path: str) -> bool:
                 if inside and len(point) >= len(best):
                     best, kind = point, fields[2]
     except OSError:
-        return True
-    return kind not in _LOCAL
+        return ""
+    return kind
 
 
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "overlay", "ramfs", "bcachefs"})
