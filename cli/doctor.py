@@ -48,7 +48,7 @@ def doctor(state: State, directory: str, word: str | None, peers: int | None) ->
     if not first:
         say(f"verdict: {verdict.word}; the doctor on {found.hosts[0]} tells the rest")
         return EXIT_OK if verdict.ok else EXIT_JOBS_FAILED
-    data = doctors.report(found, verdict, time=time.time())
+    data = doctors.report(found, verdict, time=report.iso(time.time()))
     doctors.keep(path, data)
     if state.json:
         show_json(data)

@@ -144,7 +144,7 @@ def _poll_s(found: Findings) -> float:
     return round(min(NETWORK_POLL_S, max(SHORTEST_POLL_S, found.list_s / _POLL_SHARE)), 1)
 
 
-def report(found: Findings, verdict: Verdict, *, time: float) -> dict[str, Any]:
+def report(found: Findings, verdict: Verdict, *, time: str | None) -> dict[str, Any]:
     """All of it as data: what is shown, and kept in the spool."""
     return {
         "version": VERSION,

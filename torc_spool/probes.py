@@ -23,8 +23,9 @@ from torc_spool.wakeup import Wakeup
 
 RACES = 20  # each time
 ROUNDS = 5
-PATIENCE_S = 60.0  # for the next word of a peer
+PATIENCE_S = 120.0  # for the next word of a peer
 GATHERING_S = 600.0  # for the peers to come
+SIGHT_S = 90.0  # for a name in a listing; shorter than what a peer waits for the word of another
 EVENT_S = 3.0
 _CALLS = 200
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.001, 0.05
@@ -46,9 +47,14 @@ class Meeting:
         for part in ("said", "peers", "work"):
             fsops.make_directory(f"{meeting.path}/{part}")
         fsops.create(f"{meeting.path}/peers/{meeting._name}")
-        peers = meeting._await(f"{meeting.path}/peers", lambda names: len(names) >= size, patience_s)
+        try:
+            peers = meeting._await(f"{meeting.path}/peers", lambda names: len(names) >= size, patience_s)
+        except BaseException:
+            meeting.remove()
+            raise
         meeting._peers = sorted(peers)
         if len(peers) > size or meeting._name not in peers:
+            fsops.remove_file(f"{meeting.path}/peers/{meeting._name}")
             raise UsageError(
                 f"{meeting.path}: {len(peers)} have come for {size}; if an earlier doctor was killed here, remove that"
                 " directory, or meet by another name"
@@ -72,7 +78,7 @@ class Meeting:
     def await_name(self, directory: str, name: str) -> bool:
         """Whether a fresh listing shows the name in time."""
         try:
-            self._await(directory, lambda names: name in names, PATIENCE_S)
+            self._await(directory, lambda names: name in names, SIGHT_S)
         except NotFound:
             return False
         return True
