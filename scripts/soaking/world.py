@@ -63,7 +63,7 @@ class World:
         except OSError as error:
             return str(error)
         if done.returncode:
-            return done.stderr.strip().splitlines()[-1]
+            return done.stderr.strip().split("\n")[0]
         self.ballast = self.spool / ".ballast"
         return None
 
