@@ -25,7 +25,7 @@ echo "end $TORC_ATTEMPT_ID $code $EPOCHREALTIME" >> "$log"
 exit "$code"
 """
 
-ACTION = 'echo "$TORC_ACTION $TORC_RUNNER" >> "$SOAK_LOGS/$TORC_WORKFLOW_ID-action-$TORC_ACTION"'
+ACTION = 'echo "$TORC_ACTION $TORC_RUNNER" >> "$SOAK_LOGS/$TORC_WORKFLOW_ID-action-$TORC_ACTION"; sleep 0.4'
 
 
 class Expected(NamedTuple):
