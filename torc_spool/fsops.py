@@ -20,6 +20,7 @@ from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
 
 GONE = (errno.ENOENT, errno.ESTALE)
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
+_READS = 3  # of a file that is replaced meanwhile
 
 calls: Counter[str] = Counter()
 """How often each kind of call with a path was made by this process."""
@@ -278,6 +279,17 @@ def read(path: str, *, limit: int = 1 << 40) -> Content | None:
 
     Raises DamagedFile for anything that is not a regular file.
     """
+    for _ in range(_READS):
+        try:
+            return _read_once(path, limit)
+        except StorageError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            # another NFS client put a new file in its place after we had opened it: the name has that one
+    return None
+
+
+def _read_once(path: str, limit: int) -> Content | None:
     try:
         _call("open", path)
         # O_NONBLOCK: a FIFO in the place of a file must not hang us
