@@ -41,6 +41,7 @@ COMMANDS = {
     "recover": ("change", "recover"),
     "fsck": ("fsck", "fsck"),
     "delete": ("change", "delete"),
+    "doctor": ("doctor", "doctor"),
     "slurm": ("slurm", "slurm"),
 }
 

@@ -224,6 +224,22 @@ def test_a_runner_that_was_declared_dead_and_wakes_up_records_nothing(lab: Lab) 
     lab.check()
 
 
+def test_who_is_declared_dead_in_one_workflow_records_no_killed_job_as_failed_in_another(lab: Lab) -> None:
+    gate = lab.gate()
+    lab.submit("true", "true")
+    lab.torc("hold", 1, "j2")
+    lab.submit(gate.wait)
+    runner = lab.start("run", "-p", 4)
+    gate.await_jobs("j1")
+    lab.await_states(1, j1="completed")
+    lab.torc("recover", 1, "--dead", lab.runner())
+    gate.open()
+    runner.wait(3)  # the other workflow's job is held
+    recorded = [(each["attempt"], each["outcome"]) for each in lab.torc("-f", "json", "results", "list", 2).json]
+    assert recorded == [(1, "completed")]
+    lab.check(2)
+
+
 def test_a_runner_without_a_record_is_taken_back_when_a_person_says_so(lab: Lab, wreck: Wreck) -> None:
     wreck.record.unlink()
     lab.run(1, code=3)

@@ -29,7 +29,7 @@ from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
 from torc_spool.model import FailureHandler, Rule, Status, Stdio, Trigger, UserData
 from torc_spool.naming import Cause, Request
-from torc_spool.recovery import RUNNER_VARIABLE
+from torc_spool.recovery import RUNNER_VARIABLE, WORKFLOW_VARIABLE
 from torc_spool.reinitialize import reinitialize, reset_status
 from torc_spool.repair import look
 from torc_spool.runner import Options, Runner
@@ -1169,7 +1169,7 @@ def test_the_crash_table_x6_a_process_without_a_runner_is_killed_before_its_job_
 
     def live(hand: Hand) -> None:
         hand.take("first")
-        environ = os.environ | {RUNNER_VARIABLE: hand.name}
+        environ = os.environ | {RUNNER_VARIABLE: hand.name, WORKFLOW_VARIABLE: "1"}
         orphan = subprocess.Popen(["sleep", "1000"], env=environ, start_new_session=True)
         note.write_text(f"{orphan.pid} {processes.start_time(orphan.pid)}")
 

@@ -660,3 +660,22 @@ def test_threads_that_create_one_file_agree_on_who_did(a: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(won) == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("stale", "found"), [(1, b"new"), (3, None)], ids=["replaced", "gone"])
+def test_a_file_that_another_client_replaces_while_it_is_read_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: int, found: bytes | None
+) -> None:
+    """NFS says ESTALE of what was opened under the name before."""
+    file = tmp_path / "file"
+    file.write_bytes(b"new")
+    fstat, left = os.fstat, [OSError(errno.ESTALE, "stale")] * stale
+
+    def replaced(descriptor: int) -> os.stat_result:
+        if left:
+            raise left.pop()
+        return fstat(descriptor)
+
+    monkeypatch.setattr(fsops.os, "fstat", replaced)
+    content = fsops.read(str(file))
+    assert (content.data if content else None) == found

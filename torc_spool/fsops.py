@@ -20,6 +20,7 @@ from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
 
 GONE = (errno.ENOENT, errno.ESTALE)
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
+_READS = 3  # of a file that is replaced meanwhile
 
 calls: Counter[str] = Counter()
 """How often each kind of call with a path was made by this process."""
@@ -278,6 +279,17 @@ def read(path: str, *, limit: int = 1 << 40) -> Content | None:
 
     Raises DamagedFile for anything that is not a regular file.
     """
+    for _ in range(_READS):
+        try:
+            return _read_once(path, limit)
+        except StorageError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            # another NFS client put a new file in its place after we had opened it: the name has that one
+    return None
+
+
+def _read_once(path: str, limit: int) -> Content | None:
     try:
         _call("open", path)
         # O_NONBLOCK: a FIFO in the place of a file must not hang us
@@ -409,8 +421,28 @@ def check_directory(path: str, *, shared: bool) -> None:
         )
 
 
+class Space(NamedTuple):
+    """What is left on a filesystem."""
+
+    bytes_free: int
+    inodes_free: int | None  # None: it does not count them
+
+
+def space(path: str) -> Space:
+    """What this user may still fill. Raises StorageError."""
+    with _translated("look at", path):
+        _call("stat", path)
+        status = os.statvfs(path)
+    return Space(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
+
+
 def is_network(path: str) -> bool:
     """Whether the filesystem of `path` is one on which file events of other hosts are not seen."""
+    return filesystem(path) not in _LOCAL
+
+
+def filesystem(path: str) -> str:
+    """The type of the filesystem of `path`, as the kernel calls it; empty where it does not say."""
     best, kind = "", ""
     target = os.path.realpath(path)
     try:
@@ -423,8 +455,8 @@ def is_network(path: str) -> bool:
                 if inside and len(point) >= len(best):
                     best, kind = point, fields[2]
     except OSError:
-        return True
-    return kind not in _LOCAL
+        return ""
+    return kind
 
 
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "overlay", "ramfs", "bcachefs"})

@@ -204,6 +204,11 @@ def parse_request(name: str) -> Request | None:
     return Request(job=Cause(int(match[1]), int(match[2])))
 
 
+def meeting_directory(word: str) -> str:
+    """Where processes that try a filesystem out together find each other: no part of any state."""
+    return f".doctor-{slugify(word)}"
+
+
 def allocation_name(job_id: str) -> str:
     """The name of an allocation's record. Raises BadName for what is not a number of Slurm's."""
     name = f"{job_id}.json"

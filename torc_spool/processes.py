@@ -240,12 +240,15 @@ def find_marked(variable: str, value: str) -> list[int]:
     That is the environment with which they were started, proc_pid_environ(5). Processes whose environment
     this user may not read, or that have written over it, are not found.
     """
-    return sorted(_find_marked(variable, value))
+    return sorted(_find_marked((variable, value)))
 
 
-def kill_marked(variable: str, value: str, *, timeout_s: float = KILL_TIMEOUT_S) -> int:
+def kill_marked(
+    variable: str, value: str, *, also: tuple[str, str] | None = None, timeout_s: float = KILL_TIMEOUT_S
+) -> int:
     """SIGKILL all processes with the mark and their descendants; how many distinct ones are gone by it.
 
+    With ``also``, a second (variable, value), only those that bear both.
     Ourselves and our own descendants are spared. Returns when two looks in a row find none, or after
     ``timeout_s`` seconds: `find_marked` then still names those that do not die (in an uninterruptible call
     to a filesystem that does not answer, say).
@@ -254,7 +257,7 @@ def kill_marked(variable: str, value: str, *, timeout_s: float = KILL_TIMEOUT_S)
     killed: set[tuple[int, str]] = set()
     empty_looks = 0
     while empty_looks < 2:
-        found = _stop_marked(variable, value)
+        found = _stop_marked((variable, value), *([also] if also else []))
         hit = {(pid, start) for pid, start in found.items() if _signal(pid, start, signal.SIGKILL)}
         killed |= hit
         # One empty look may have missed the child of a process that ended while the list was read.
@@ -265,11 +268,11 @@ def kill_marked(variable: str, value: str, *, timeout_s: float = KILL_TIMEOUT_S)
     return sum(not is_same_process(pid, start) for pid, start in killed)
 
 
-def _stop_marked(variable: str, value: str) -> dict[int, str]:
+def _stop_marked(*marks: tuple[str, str]) -> dict[int, str]:
     """SIGSTOP all processes with the mark until a look finds no new one: the stopped ones fork no more."""
     stopped: dict[int, str] = {}
     for _ in range(_STOP_ROUNDS):
-        found = _with_descendants(_find_marked(variable, value))
+        found = _with_descendants(_find_marked(*marks))
         new = {pid: start for pid, start in found.items() if stopped.get(pid) != start}
         if not new:
             break
@@ -279,26 +282,26 @@ def _stop_marked(variable: str, value: str) -> dict[int, str]:
     return stopped
 
 
-def _find_marked(variable: str, value: str) -> dict[int, str]:
-    """The start times of processes with the mark, by pid."""
-    entry = os.fsencode(f"{variable}={value}")
+def _find_marked(*marks: tuple[str, str]) -> dict[int, str]:
+    """The start times of processes with all of these marks, by pid."""
+    entries = [os.fsencode(f"{variable}={value}") for variable, value in marks]
     own = os.getpid()
     found = {}
     for pid in _pids():
-        if pid != own and _holds(pid, entry):
+        if pid != own and _holds(pid, entries):
             start = start_time(pid)
             # Asked again, so that the start time is surely that of a process with the mark.
-            if start is not None and _holds(pid, entry):
+            if start is not None and _holds(pid, entries):
                 found[pid] = start
     return found
 
 
-def _holds(pid: int, entry: bytes) -> bool:
+def _holds(pid: int, entries: Iterable[bytes]) -> bool:
     try:
         environ = _environ(pid)
     except (*_GONE, PermissionError):
         return False
-    return b"\0" + entry + b"\0" in b"\0" + environ + b"\0"
+    return all(b"\0" + entry + b"\0" in b"\0" + environ + b"\0" for entry in entries)
 
 
 def _environ(pid: int) -> bytes:
@@ -411,7 +414,7 @@ def _outside(pgid: int, marked: tuple[str, str]) -> dict[int, str]:
     """Start times by pid of those that belong to the job but are not in its process group."""
     stats = {stat.pid: stat for stat in _stats()}
     members = {stat.pid: stat.start for stat in _trees(stats.values(), (pgid,))[pgid]}
-    members |= _with_descendants(_find_marked(*marked))
+    members |= _with_descendants(_find_marked(marked))
     in_group = {pid for pid, stat in stats.items() if stat.group == pgid}
     return {pid: start for pid, start in members.items() if pid not in in_group and pid != os.getpid()}
 

@@ -18,6 +18,7 @@ from torc_spool.naming import Cause
 from torc_spool.store import Content, Place, Store, encode
 
 RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
+WORKFLOW_VARIABLE = "TORC_WORKFLOW_ID"  # the same
 
 
 class Here(NamedTuple):
@@ -206,7 +207,7 @@ def finish_taking(actor: Actor, owner: Owner) -> list[Recovered]:
     for status in (Status.RUNNING, Status.PENDING):
         _fence(actor, status, family, places)
     # only now: a runner that lives after all would take its killed jobs for failed ones, and record that
-    _kill_left(family)
+    _kill_left(family, store.workflow.id)
     steps = _give_away(actor, owner, places, _started(record))
     end = RunnerEnd(state="dead", time=time.time(), evidence=owner.evidence, recovered_by=actor.name)
     fsops.replace(record, "end.json", encode(end), store.file_mode)
@@ -244,11 +245,11 @@ def _family(store: Store, directory: str) -> dict[str, RunnerRecord | None]:
     return found
 
 
-def _kill_left(family: Mapping[str, RunnerRecord | None]) -> int:
-    """v4: processes that the dead left on this host."""
+def _kill_left(family: Mapping[str, RunnerRecord | None], workflow: int) -> int:
+    """v4: processes that the dead left on this host. Only this workflow's: in others they are not fenced."""
     here = processes.host_name()
     return sum(
-        processes.kill_marked(RUNNER_VARIABLE, name)
+        processes.kill_marked(RUNNER_VARIABLE, name, also=(WORKFLOW_VARIABLE, str(workflow)))
         for name, record in family.items()
         if record is None or record.host == here
     )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from torc_spool import actor as actors
-from torc_spool import errors, fsops, naming, processes, recovery, submission, userdata
+from torc_spool import doctor, errors, fsops, naming, processes, recovery, submission, userdata
 from torc_spool.errors import Fenced, NotFound, StorageError, TorcSpoolError
 from torc_spool.executor import START_TROUBLE_S, Executor
 from torc_spool.model import Status
@@ -76,8 +76,9 @@ class Runner:
         self._idle_since: float | None = None
         self._beat_at = 0.0
         self._pace = Pace(1.0)
-        self._on_network = fsops.is_network(spool.path)
-        self._slowest = NETWORK_POLL_S if self._on_network else LOCAL_POLL_S
+        self._slowest = LOCAL_POLL_S
+        if fsops.is_network(spool.path):
+            self._slowest = doctor.poll_s(spool.path, user=os.geteuid()) or NETWORK_POLL_S
         self._wakeup: Wakeup | None = None
         self._troubles = 0  # turns in a row that the filesystem cut short
         self._hold_off = -math.inf  # no claims before

@@ -1,0 +1,164 @@
+"""A soak: a bad world for some minutes, then a proof. See `scripts/soak`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from evidence import gather
+from verdict import Deaths, Tally, problems, tally
+from workload import JOB, Workload, make
+from world import TIMEOUT_S, World
+
+UNFINISHED = 2  # workflows that are at work at one time
+OUTCOMES = ("completed", "failed", "canceled", "terminated")
+
+
+def main() -> int:
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("soak: stopped"))
+    base = options.dir.absolute() if options.dir else Path(tempfile.mkdtemp(prefix="torc-spool-soak-"))
+    if base.exists() and any(base.iterdir()):
+        sys.exit(f"soak: {base}: is not empty; name a new directory")
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
+    world = World(base, options.runners, seed)
+    why_not = world.mount(options.minutes)
+    print(
+        f"soak: seed {seed}, {options.runners} runners, {options.jobs} jobs a workflow, {options.minutes:g} min, {base}"
+    )
+    if why_not:
+        print(f"soak: the disk never gets full: no tmpfs to be had ({why_not})")
+    sys.stdout.flush()
+    began = time.monotonic()
+    soak = Soak(world, options.jobs, seed)
+    try:
+        soak.work(options.minutes * 60)
+        soak.drain()
+    finally:
+        world.stop()
+        world.heal(all_of_it=True)
+        world.unmount()
+    wrong = soak.judge()
+    print(soak.summary(time.monotonic() - began))
+    for line in wrong:
+        print(f"WRONG: {line}")
+    if wrong:
+        print(f"soak: {len(wrong)} things are wrong; the evidence is in {base}; repeat with --seed {seed}")
+        return 1
+    if options.dir is None:
+        shutil.rmtree(base)
+    print("soak: nothing was lost, and nothing was done twice")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
+    parser.add_argument("--runners", type=int, default=4, metavar="N", help="at work at one time (4)")
+    parser.add_argument("--jobs", type=int, default=100, metavar="M", help="of each workflow (100)")
+    parser.add_argument("--minutes", type=float, default=1, metavar="T", help="of new workflows and faults (1)")
+    parser.add_argument("--seed", type=int, metavar="S", help="of all that is random; default: another one each time")
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="to work in; is kept. Default: a temporary one")
+    options = parser.parse_args()
+    if min(options.runners, options.jobs) < 1 or options.minutes < 0:
+        parser.error("give at least one runner and one job, and no negative time")
+    return options
+
+
+class Soak:
+    """Workflows that are submitted, worked on in a bad world, brought to their end, and judged."""
+
+    def __init__(self, world: World, jobs: int, seed: int) -> None:
+        self._world, self._jobs = world, jobs
+        self._random = random.Random(seed + 1)
+        self._script = world.base / "job.sh"
+        self._script.write_text(JOB)
+        self._workloads: dict[int, Workload] = {}
+        self._tallies: list[Tally] = []
+
+    def work(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        next_fault = time.monotonic() + 1.5
+        while (now := time.monotonic()) < end:
+            if len(self._unfinished()) < UNFINISHED:
+                self._submit()
+            self._world.fill_up()
+            self._world.heal()
+            if now >= next_fault:
+                self._world.hurt()
+                next_fault = time.monotonic() + self._random.expovariate(0.8)
+            time.sleep(0.05)
+
+    def drain(self) -> None:
+        """No more faults: all that was begun comes to its end."""
+        world = self._world
+        world.heal(all_of_it=True)
+        deadline = time.monotonic() + TIMEOUT_S
+        while self._unfinished() and time.monotonic() < deadline:
+            world.fill_up()
+            time.sleep(0.1)
+        for runner in list(world.runners):
+            try:
+                runner.process.wait(TIMEOUT_S)
+                world.ended(runner)
+            except subprocess.TimeoutExpired:
+                world.wrong.append(f"a runner does not end: {runner.talk}")
+        # what the last runner of a workflow was killed before: actions of its end
+        for workflow in self._workloads:
+            world.torc("run", str(workflow), "--max-parallel-jobs", "2")
+
+    def judge(self) -> list[str]:
+        """What is wrong."""
+        world = self._world
+        wrong = [*world.wrong]
+        deaths = Deaths(world.dead, world.disk_was_full)
+        for workflow, workload in self._workloads.items():
+            evidence = gather(self._root(workflow), world.logs)
+            self._tallies.append(tally(evidence))
+            wrong += [f"workflow {workflow}: {line}" for line in problems(workload.expected, evidence, deaths)]
+        return wrong
+
+    def summary(self, seconds: float) -> str:
+        did, all_of = self._world.did, Counter[str]()
+        for each in self._tallies:
+            all_of.update(each._asdict())
+        done = ", ".join(f"{count} {what}" for what, count in sorted(did.items()))
+        return (
+            f"soak: {seconds:.0f} s; {len(self._tallies)} workflows, {all_of['jobs']} jobs, "
+            f"{all_of['attempts']} attempts recorded, {all_of['lost']} lost with their runners, "
+            f"{all_of['executions']} executions; {all_of['actions']} actions performed, "
+            f"{all_of['interrupted']} interrupted\nsoak: faults: {done or 'none'}; "
+            f"{len(self._world.dead)} runners did not end of themselves"
+        )
+
+    def _submit(self) -> None:
+        workload = make(self._jobs, self._random.randrange(10**6), str(self._script), str(self._world.logs))
+        spec = self._world.base / "spec.json"
+        spec.write_text(json.dumps(workload.spec))
+        done = self._world.torc("submit", str(spec))
+        if done.returncode == 0:
+            self._workloads[int(done.stdout)] = workload
+        elif not self._world.disk_was_full:
+            self._world.wrong.append(f"a submit failed: {done.stderr}")
+
+    def _root(self, workflow: int) -> Path:
+        return next(self._world.spool.glob(f"{workflow}-*"))
+
+    def _unfinished(self) -> list[int]:
+        counts = {
+            workflow: sum(1 for outcome in OUTCOMES for _ in (self._root(workflow) / "done" / outcome).iterdir())
+            for workflow in self._workloads
+        }
+        return [workflow for workflow, count in counts.items() if count < len(self._workloads[workflow].expected)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
