@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from torc_spool.evidence import Here, of_host
 from torc_spool.model import RunnerRecord
-from torc_spool.recovery import Here, evidence
 
 HERE = Here("node1", "boot-a", "pid:[1]")
 LEASE_S = 240.0
@@ -21,7 +21,8 @@ def death(here: Here, record: Here, *, age: float | None = None, runs: bool = Fa
         pid_namespace=record.pid_namespace,
         lease_s=LEASE_S,
     )
-    return evidence(runner, here, heartbeat_age_s=age, is_running=lambda pid, start: runs and (pid, start) == (7, "99"))
+    found = of_host(runner, here, heartbeat_age_s=age, is_running=lambda pid, start: runs and (pid, start) == (7, "99"))
+    return found and found.evidence
 
 
 def test_a_process_that_is_gone_from_this_host_is_dead_however_young_its_heartbeat() -> None:
