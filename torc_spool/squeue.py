@@ -208,7 +208,14 @@ class Inquiry:
 INQUIRY = Inquiry()
 
 
-def cancel(job_ids: Sequence[str], *, only_pending: bool = False, environ: Mapping[str, str] = os.environ) -> None:
+def cancel(
+    job_ids: Sequence[str],
+    cluster: str | None = None,
+    *,
+    only_pending: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
     """scancel. One that has ended meanwhile is no mistake to Slurm. Raises SlurmError."""
-    words = ["scancel", *(["--state=PENDING"] if only_pending else []), *job_ids]
-    slurm.call(words, environ=environ, timeout_s=slurm.QUERY_TIMEOUT_S)
+    words = ["scancel", *(["--state=PENDING"] if only_pending else []), *([f"--clusters={cluster}"] if cluster else [])]
+    told = {name: value for name, value in environ.items() if not name.startswith("SCANCEL_")}
+    slurm.call([*words, *job_ids], environ=told, timeout_s=slurm.QUERY_TIMEOUT_S)
