@@ -63,17 +63,13 @@ def test_after_a_restart_of_the_host_the_lease_must_have_run_out_too(age: float 
 # --- the allocation of a runner
 
 NODE = Here("n7", "boot-n", "pid:[3]")
-OVER = [
-    "COMPLETED",
-    "FAILED",
-    "TIMEOUT",
-    "CANCELLED",
-    "NODE_FAIL",
-    "PREEMPTED",
-    "BOOT_FAIL",
-    "OUT_OF_MEMORY",
-    "DEADLINE",
-]
+OVER = (
+    "COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "OUT_OF_MEMORY", "DEADLINE"
+)  # fmt: skip
+GOING_ON = (
+    "PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING", "REVOKED", "SPECIAL_EXIT",
+    "A_NEW_WORD",
+)  # fmt: skip
 
 
 def in_allocation(**fields: Any) -> RunnerRecord:
@@ -107,21 +103,7 @@ def test_a_runner_whose_allocation_has_ended_is_dead_however_young_its_heartbeat
     assert death.walltime == ("allocation 80 reached its walltime" if state == "TIMEOUT" else None)
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
-        "PENDING",
-        "RUNNING",
-        "COMPLETING",
-        "CONFIGURING",
-        "SUSPENDED",
-        "STOPPED",
-        "RESIZING",
-        "REVOKED",
-        "SPECIAL_EXIT",
-        "NEW_WORD",
-    ],
-)
+@pytest.mark.parametrize("state", GOING_ON)
 def test_any_other_state_is_no_evidence(state: str) -> None:
     assert end(state, age=1e9) is None
 
