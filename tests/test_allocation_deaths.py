@@ -42,7 +42,7 @@ class Site:
         """What squeue shows."""
         lines = []
         for row in rows:
-            said = {"restarts": 0, "start": "N/A", "end": "N/A", "left": "1:00", "user": user_name(), "name": "n", **row}
+            said = {"restarts": 0, "start": "N/A", "end": "N/A", "left": "1:00", "user": user_name(), **row}
             order = ("job", "state", "restarts", "start", "end", "left", "user", "reason", "nodes", "name", "comment")
             lines.append("".join(str(said.get(key, "")).ljust(width) for key, width in zip(order, WIDTHS, strict=True)))
         (self.lab.base / "queue").write_text("\n".join(lines) + "\n")
