@@ -194,8 +194,21 @@ def test_one_call_tells_of_all_and_holds_for_a_minute() -> None:
     assert slurm.asked == [(["1", "2"], None)]
     slurm.now = 60.0
     assert list(slurm.about(one, three)) == [one, three]
-    assert slurm.asked[1:] == [(["1", "3"], None)]
+    assert slurm.asked[1:] == [(["1", "2", "3"], None)]
     assert slurm.about() == {}
+    slurm.now = 3600.0
+    assert list(slurm.about(three)) == [three]
+    assert slurm.asked[2:] == [(["3"], None)]
+
+
+def test_of_several_workflows_none_is_forgotten() -> None:
+    slurm = Slurm(job1="RUNNING", job2="RUNNING")
+    one, two = Number("1"), Number("2")
+    for minute in range(3):
+        slurm.now = 60.0 * minute
+        slurm.about(one)
+        assert list(slurm.about(two)) == ([two] if minute else [])
+    assert len(slurm.asked) == 3
 
 
 def test_another_cluster_is_asked_by_its_name() -> None:

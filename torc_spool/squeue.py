@@ -13,6 +13,7 @@ from torc_spool.errors import SlurmError
 
 ASK_TIMEOUT_S = 10.0  # a runner waits for it, and its jobs with it
 ASK_AGAIN_S = 60.0
+FORGET_S = 5 * ASK_AGAIN_S
 GIVE_UP_S = 900.0  # the longest pause after Slurm did not answer
 
 UNKNOWN = "UNKNOWN"  # squeue answered, and knows no such allocation; sacct neither, where there is one
@@ -172,6 +173,7 @@ class Inquiry:
     ) -> None:
         self._ask, self._find_cluster, self._clock = ask, cluster, clock
         self._known: dict[Number, Seen] = {}
+        self._wanted: dict[Number, float] = {}  # when somebody last wanted to know; a runner may serve many workflows
         self._again_at = float("-inf")
         self._pause = ASK_AGAIN_S
         self._cluster: str | None = None
@@ -180,10 +182,12 @@ class Inquiry:
     def about(self, numbers: Collection[Number]) -> dict[Number, Seen]:
         """What is known of these allocations, none of it older than the last time when Slurm could be asked."""
         now = self._clock()
+        self._wanted |= dict.fromkeys(numbers, now)
         if numbers and now >= self._again_at:
             self._again_at = now + ASK_AGAIN_S
+            self._wanted = {number: since for number, since in self._wanted.items() if since > now - FORGET_S}
             try:
-                self._known = self._fresh(numbers)
+                self._known = self._fresh(self._wanted)
                 self._pause, self.trouble = ASK_AGAIN_S, None
             except SlurmError as error:
                 self._known, self.trouble = {}, error
