@@ -304,7 +304,9 @@ def _fate(store: Store, place: Place, wishes: Collection[Cause], owner: Owner) -
         return "keep result"
     if Cause(place.name.id, place.name.attempt) in wishes:
         return "cancel"
-    is_cut_short = owner.walltime is not None and place.status is Status.RUNNING and result is None
+    # where the attempt is noted as lost, another taker has begun to give the job back
+    is_noted = bool(content.job.attempts) and content.job.attempts[-1].attempt >= place.name.attempt
+    is_cut_short = owner.walltime is not None and place.status is Status.RUNNING and not is_noted
     return "terminate" if is_cut_short else "requeue"
 
 
