@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import click
 
-from torc_spool import changes
+from torc_spool import allocationreport, changes
 from torc_spool.changes import Changed
 from torc_spool.errors import EXIT_OK, EXIT_USAGE, UsageError
+from torc_spool.store import Store
 
 from .common import JOBS, WORKFLOW, CommonCommand, State, clean, say, show_json, show_table
 
@@ -33,12 +34,29 @@ def _tell(state: State, changed: Sequence[Changed], *, named: bool) -> int:
 @click.command(cls=CommonCommand)
 @WORKFLOW
 @JOBS
+@click.option("--keep-allocations", is_flag=True, help="Leave the allocations of Slurm alone.")
 @click.pass_obj
-def cancel(state: State, workflow_id: int, jobs: tuple[str, ...]) -> int:
-    """Cancel jobs, by name or id; all that have not ended when none is named."""
+def cancel(state: State, workflow_id: int, jobs: tuple[str, ...], keep_allocations: bool) -> int:
+    """Cancel jobs, by name or id; all that have not ended when none is named.
+
+    When none is named, the allocations that `slurm schedule-nodes` submitted for the workflow are canceled too.
+    """
     store = state.spool().open_to_change(workflow_id)
     changes.recover(store)
-    return _tell(state, changes.cancel(store, jobs), named=bool(jobs))
+    code = _tell(state, changes.cancel(store, jobs), named=bool(jobs))
+    if not jobs and not keep_allocations:
+        _cancel_allocations(store)
+    return code
+
+
+def _cancel_allocations(store: Store) -> None:
+    """What Slurm refuses is said; the jobs are canceled all the same."""
+    canceled, trouble = allocationreport.cancel(store)
+    for each in canceled:
+        done = f"was {each.was}, canceled" if each.why_not is None else f"is not canceled: {clean(each.why_not)}"
+        say(f"allocation {each.job_id} {done}")
+    if trouble is not None:
+        say(f"allocations of the workflow are not canceled: {clean(str(trouble))}")
 
 
 @click.command(cls=CommonCommand)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from torc_spool import allocations, report
+from torc_spool import allocationreport, allocations, report
 from torc_spool.allocations import Prepared, Wish
 from torc_spool.errors import TorcSpoolError, UsageError
 from torc_spool.spool import command
 from torc_spool.store import Store
 
-from .common import DIRECTORY, WORKFLOW, CommonGroup, Seconds, State, named, say, show_json
+from .common import DIRECTORY, WORKFLOW, CommonGroup, Seconds, State, clean, named, say, show_json, show_table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -205,6 +206,51 @@ def _show_dry_run(state: State, prepared: Prepared, count: int) -> None:
 def _counted(count: int, prepared: Prepared) -> str:
     nodes = f"{prepared.nodes} node{'s' if prepared.nodes > 1 else ''}"
     return f"{count} allocation{'s' if count > 1 else ''} of {nodes} for scheduler {prepared.launch.scheduler}"
+
+
+@slurm.command("status")
+@WORKFLOW
+@click.pass_obj
+def status(state: State, workflow_id: int) -> None:
+    """Show the allocations of a workflow, and the runners and jobs in each.
+
+    `unknown` is the state of one of which Slurm tells nothing.
+    """
+    rows, trouble = allocationreport.status(state.spool().open(workflow_id))
+    if trouble is not None:
+        say(f"note: the state of the allocations is not known: {clean(str(trouble))}")
+    if state.json:
+        show_json(rows)
+        return
+    if not rows:
+        say(f"workflow {workflow_id} has no allocations")
+        return
+    show_table(
+        ("allocation", "scheduler", "state", "reason", "nodes", "left", "runners", "pending", "running"),
+        [
+            (
+                row["job_id"],
+                row["scheduler"],
+                row["state"],
+                row["reason"],
+                row["nodes"] or row["num_nodes"],
+                _duration(row["time_left_s"]),
+                _runners(row["runners"]),
+                row["jobs"]["pending"],
+                row["jobs"]["running"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _duration(seconds: int | None) -> str | None:
+    return None if seconds is None else f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def _runners(found: list[dict[str, str]]) -> str:
+    states = Counter(runner["state"] for runner in found)
+    return ", ".join(f"{count} {name}" for name, count in states.items()) or "none"
 
 
 def _register() -> None:

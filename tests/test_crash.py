@@ -23,7 +23,7 @@ import pytest
 import spooltools as tools
 from spooltools import BROKEN, FULL, READS, Do, Fault, Hand, TornWrite, Wanted, check_invariants
 
-from torc_spool import actions, changes, fsops, naming, processes, userdata
+from torc_spool import actions, changes, fsops, naming, processes, recovery, userdata
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
@@ -35,8 +35,9 @@ from torc_spool.repair import look
 from torc_spool.runner import Options, Runner
 from torc_spool.settle import Settler
 from torc_spool.spool import Spool
+from torc_spool.store import Store
 
-COMPLETED, FAILED, CANCELED = Status.COMPLETED, Status.FAILED, Status.CANCELED
+COMPLETED, FAILED, CANCELED, TERMINATED = Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.TERMINATED
 
 GRAPH = tools.workflow(
     {
@@ -510,6 +511,37 @@ def _taken_back(spool: str) -> None:
 
 
 scenario("recovery", changes.recover, make=_a_dead_runner, prepare=tools.open_workflow, carry_on=_taken_back)
+
+
+def _recover_at_the_walltime(store: Store) -> None:
+    """As if Slurm had said so of the dead."""
+    actor = Actor.born(store, identity(new_name(), kind="recover"))
+    for owner in recovery.dead(recovery.scan(store)):
+        recovery.take_back(actor, owner._replace(walltime="allocation 80 reached its walltime"))
+    actor.retire()
+    Settler(store).settle()
+
+
+def _cut_short_or_given(spool: str) -> None:
+    """Terminated, or run again where the taker died before it had noted that; the others as in any recovery."""
+    final = tools.drain(spool)
+    cut_short = final["running"] is TERMINATED
+    ended = dict.fromkeys(("claimed", "running", "later"), COMPLETED) | {"ended": FAILED}
+    ended |= {"running": TERMINATED, "later": CANCELED} if cut_short else {}
+    assert final == ended | dict.fromkeys(("unwanted", "claimed_unwanted", "after"), CANCELED)
+    tree = check_invariants(root(spool))
+    assert tree.one(2).attempts == ([(1, TERMINATED)] if cut_short else [(1, None), (2, COMPLETED)])
+    assert tree.one(3).attempts == [(1, FAILED)]
+    assert tree.requests == []
+
+
+scenario(
+    "recovery at the walltime",
+    _recover_at_the_walltime,
+    make=_a_dead_runner,
+    prepare=tools.open_workflow,
+    carry_on=_cut_short_or_given,
+)
 
 
 # -- actions

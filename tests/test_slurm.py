@@ -259,3 +259,16 @@ def test_the_signal_of_slurm_gives_jobs_their_notice(lab: Lab) -> None:
     assert "SIGUSR1: the walltime is about to end" in runner.wait(4).stderr
     row = lab.jobs()["j1"]
     assert (row["status"], row["reason"]) == ("terminated", "the walltime of the allocation ended")
+
+
+def test_who_cancels_jobs_and_their_allocation_sees_them_canceled(lab: Lab) -> None:
+    gate = lab.gate()
+    lab.submit(gate.wait)
+    runner = lab.start("run", 1)
+    gate.await_jobs("j1")
+    runner.signal(signal.SIGSTOP)  # so that it learns of both at once
+    lab.torc("cancel", 1)
+    runner.signal(signal.SIGTERM)
+    runner.signal(signal.SIGCONT)
+    runner.wait(None)
+    assert lab.states() == {"j1": "canceled"}

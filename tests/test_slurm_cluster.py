@@ -133,3 +133,76 @@ def test_paths_mean_themselves_to_slurm(tmp_path: Path, cluster: Cluster, name: 
     assert output(lab, "j1") == str(lab.cwd)
     assert "1 completed" in (directory / f"slurm_output_wf1_sl{number}.e").read_text()
     lab.close()
+
+
+def held(first: str) -> str:
+    """A job that says where it runs; its first attempt goes on with a command, and never ends by itself."""
+    return (
+        "echo $SLURMD_NODENAME > at.$TORC_ATTEMPT_ID.tmp; mv at.$TORC_ATTEMPT_ID.tmp at.$TORC_ATTEMPT_ID; "
+        f"[ $TORC_ATTEMPT_ID -gt 1 ] || {{ {first}; while :; do sleep 0.1; done; }}"
+    )
+
+
+def test_what_a_crashed_node_held_runs_again_elsewhere(lab: Lab, cluster: Cluster) -> None:
+    lab.submit(*["echo $SLURMD_NODENAME"] * 10, {"name": "held", "command": held(":")}, slurm_schedulers=[SMALL])
+    (first,) = schedule(lab, cluster, "--max-parallel-jobs", 4)
+    wait_until(lambda: (lab.cwd / "at.1").exists(), "the job runs", DEADLINE_S)
+    node = (lab.cwd / "at.1").read_text().strip()
+    cluster(str(TESTBED), "crash", node)
+    try:
+        # Slurm gives the node up, and puts the allocation back under the same number
+        wait_until(
+            lambda: cluster("squeue", "--noheader", f"--jobs={first}", "--Format=RestartCnt").strip() == "1",
+            "the allocation was requeued",
+            DEADLINE_S,
+        )
+        cluster.await_end(*schedule(lab, cluster))
+    finally:
+        cluster(str(TESTBED), "revive", node)
+    assert set(lab.states().values()) == {"completed"}
+    lost, again = lab.job("held")["attempts"]
+    assert lost["outcome"] is None
+    assert (again["attempt"], again["outcome"]) == (2, "completed")
+    assert (lab.cwd / "at.2").read_text().strip() != node
+    assert f"allocation {first} was requeued since" in lost["reason"] or "is gone from" in lost["reason"]
+    lab.check()
+    assert f"allocation {first} was PENDING, canceled" in lab.torc("cancel", 1).stderr
+    cluster.await_end(first)
+
+
+def test_jobs_of_a_canceled_allocation_run_again_in_the_next(lab: Lab, cluster: Cluster) -> None:
+    lab.submit({"name": "held", "command": held("trap '' TERM")}, slurm_schedulers=[SMALL])
+    (first,) = schedule(lab, cluster, "--grace", 60)
+    wait_until(lambda: (lab.cwd / "at.1").exists(), "the job runs", DEADLINE_S)
+    cluster("scancel", first)
+    cluster.await_end(first)
+    shown = lab.torc("recover", 1, "--dry-run").stdout
+    assert f"allocation {first} has ended, as squeue says: CANCELLED" in shown or "is gone from" in shown
+    assert "requeue" in shown
+    cluster.await_end(*schedule(lab, cluster))
+    assert lab.states() == {"held": "completed"}
+    assert [attempt["outcome"] for attempt in lab.job("held")["attempts"]] == [None, "completed"]
+    lab.check()
+
+
+def test_allocations_are_shown_and_canceled_with_their_workflow(lab: Lab, cluster: Cluster) -> None:
+    later = {**SMALL, "name": "later", "begin": "now+1hour"}
+    lab.submit({"name": "held", "command": held(":")}, slurm_schedulers=[SMALL, later])
+    (running,) = schedule(lab, cluster, "--scheduler", "small")
+    (pending,) = schedule(lab, cluster, "--scheduler", "later")
+    wait_until(lambda: (lab.cwd / "at.1").exists(), "the job runs", DEADLINE_S)
+    first, second = lab.torc("slurm", "status", 1, "-f", "json").json
+    assert (first["job_id"], first["state"], first["said_by"]) == (running, "RUNNING", "squeue")
+    assert first["nodes"] == (lab.cwd / "at.1").read_text().strip()
+    assert 0 < first["time_left_s"] <= 300
+    assert first["jobs"] == {"pending": 0, "running": 1}
+    assert [runner["state"] for runner in first["runners"]] == ["alive"]
+    assert (second["job_id"], second["state"], second["reason"]) == (pending, "PENDING", "BeginTime")
+    assert (second["runners"], second["nodes"], second["time_left_s"]) == ([], None, None)
+    shown = lab.torc("slurm", "status", 1).stdout
+    assert all(word in shown for word in (running, "RUNNING", "1 alive", pending, "PENDING", "BeginTime", "none"))
+    said = lab.torc("cancel", 1).stderr.splitlines()
+    assert said == [f"allocation {pending} was PENDING, canceled", f"allocation {running} was RUNNING, canceled"]
+    cluster.await_end(running, pending)
+    assert lab.states() == {"held": "canceled"}
+    lab.check()

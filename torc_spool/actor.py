@@ -57,6 +57,7 @@ class Taking(NamedTuple):
     """The work of a dead runner that is being taken back."""
 
     evidence: str | None
+    walltime: str | None  # as in `recovery.Owner`
     places: dict[str, Place]  # what is in hand, by file name, and not given away yet
 
 

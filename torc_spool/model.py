@@ -245,6 +245,9 @@ class RunnerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     scheduler: str | None = None
     any_scheduler: bool = False
     slurm_job_id: str | None = None
+    slurm_cluster: str | None = None
+    slurm_node: str | None = None  # absent: Slurm did not start it there, and its end does not end with the allocation
+    slurm_restarts: int = 0  # how often Slurm had started the allocation anew
     max_parallel_jobs: int | None = None
     num_cpus: int | None = None
     num_gpus: int | None = None

@@ -10,27 +10,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from torc_spool import fsops, naming, processes
+from torc_spool import evidence, fsops, naming, processes
 from torc_spool.actor import Actor, Taking, decode_journal
 from torc_spool.errors import DamagedFile, NotFound
+from torc_spool.evidence import Death, Here
 from torc_spool.model import OUTCOMES, Attempt, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import Cause
+from torc_spool.squeue import INQUIRY, Inquiry
 from torc_spool.store import Content, Place, Store, encode
 
 RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
 WORKFLOW_VARIABLE = "TORC_WORKFLOW_ID"  # the same
-
-
-class Here(NamedTuple):
-    """What this process knows of its own host."""
-
-    host: str
-    boot_id: str
-    pid_namespace: str
-
-    @classmethod
-    def now(cls) -> Here:
-        return cls(processes.host_name(), processes.boot_id(), processes.pid_namespace())
 
 
 class Owner(NamedTuple):
@@ -43,6 +33,7 @@ class Owner(NamedTuple):
     heartbeat_age_s: float | None
     holds: bool  # whether directories below pending/ or running/ are in its name
     evidence: str | None  # that it is dead
+    walltime: str | None = None  # why its running jobs are terminated, where its allocation ended so
 
     @property
     def state(self) -> str:
@@ -63,36 +54,7 @@ class Recovered(NamedTuple):
     job: int
     filename: str
     runner: str
-    action: str  # "requeue", "keep result", "cancel", "set aside"
-
-
-def evidence(
-    record: RunnerRecord,
-    here: Here,
-    *,
-    heartbeat_age_s: float | None,
-    is_running: Callable[[int, str], bool],
-) -> str | None:
-    """Why a runner is known to be dead, as a sentence; None: it may live.
-
-    Sure are only its own host's facts: the process is gone (same boot, same pid namespace), or the host was started
-    anew since and the heartbeat is older than the lease that the runner had published.
-    """
-    if record.host != here.host:
-        return None
-    if not (record.boot_id and here.boot_id):
-        return None  # of two unknown boots nothing is known
-    if record.boot_id == here.boot_id:
-        same_namespace = record.pid_namespace == here.pid_namespace != ""
-        if not same_namespace or is_running(record.pid, record.pid_start):
-            return None
-        return f"process {record.pid} is gone from {record.host}"
-    if heartbeat_age_s is None or heartbeat_age_s <= record.lease_s:
-        return None
-    return (
-        f"{record.host} was started anew since, and the runner is silent for {heartbeat_age_s:.0f} s "
-        f"(its lease is {record.lease_s:.0f} s)"
-    )
+    action: str  # "requeue", "keep result", "cancel", "terminate", "set aside"
 
 
 def scan(
@@ -101,10 +63,13 @@ def scan(
     said_dead: Collection[str] = (),
     here: Here | None = None,
     only_holders: bool = False,
+    silent_s: float = 0.0,
+    inquiry: Inquiry = INQUIRY,
 ) -> list[Owner]:
     """The runners of a workflow and what is known of their lives. Changes nothing but the time of the lock file.
 
-    `only_holders` leaves out those that hold no directory: they have ended, and there may be many.
+    `only_holders` leaves out those that hold no directory: they have ended, and there may be many. Slurm is asked of
+    the allocations of those that hold something and were silent for `silent_s`.
     """
     here = here or Here.now()
     holders = {owners[0] for name in store.owner_directories() if (owners := naming.owners(name))}
@@ -116,19 +81,48 @@ def scan(
         directory = store.layout.runner(name)
         record, end = store.runner_record(directory), store.runner_end(directory)
         age: float | None = None
-        why: str | None = None
+        why: Death | None = None
         if name in holders:
             now = filesystem_now(store) if now is None else now
             age = heartbeat_age(directory, now)
         if name in said_dead:
-            why = "a person said so"
+            why = Death(_SAID)
         elif record is not None and (name in holders or end is None):
-            why = evidence(record, here, heartbeat_age_s=age, is_running=processes.is_same_process)
-        found.append(Owner(name, directory, record, end, age, name in holders, why))
+            why = evidence.of_host(record, here, heartbeat_age_s=age, is_running=processes.is_same_process)
+            why = why or evidence.of_own_allocation(record, here)
+        found.append(Owner(name, directory, record, end, age, name in holders, *(why or (None, None))))
     for name in sorted(holders - {owner.name for owner in found}):
-        why = "a person said so" if name in said_dead else None
-        found.append(Owner(name, store.layout.runner(name), None, None, None, True, why))
+        said = _SAID if name in said_dead else None
+        found.append(Owner(name, store.layout.runner(name), None, None, None, True, said))
+    found = _ask_slurm(found, here, silent_s, inquiry)
     return sorted(found, key=lambda owner: ((owner.record and owner.record.started) or 0.0, owner.name))
+
+
+_SAID = "a person said so"
+
+
+def _ask_slurm(owners: list[Owner], here: Here, silent_s: float, inquiry: Inquiry) -> list[Owner]:
+    """With what one call of Slurm says of those that hold something and may be dead.
+
+    Also where the death is known already: the end of the allocation says what becomes of the jobs.
+    """
+    in_question = {}
+    for owner in owners:
+        silent = owner.heartbeat_age_s is None or owner.heartbeat_age_s >= silent_s
+        if owner.record is not None and owner.holds and (owner.evidence is not None or silent):
+            number = evidence.in_question(owner.record, here, is_dead=owner.evidence is not None)
+            if number is not None:
+                in_question[owner.name] = number
+    answers = inquiry.about(set(in_question.values())) if in_question else {}
+    told = []
+    for owner in owners:
+        seen = answers.get(in_question[owner.name]) if owner.name in in_question else None
+        if seen is not None and owner.record is not None:
+            death = evidence.of_allocation(owner.record, seen, heartbeat_age_s=owner.heartbeat_age_s)
+            if death is not None:
+                owner = owner._replace(evidence=owner.evidence or death.evidence, walltime=death.walltime)
+        told.append(owner)
+    return told
 
 
 def taken_owners(store: Store) -> Iterator[Owner]:
@@ -176,7 +170,7 @@ def plan(store: Store, owner: Owner) -> list[Recovered]:
         parts = naming.owners(place.detail or "")
         if parts is None or not {*parts} & names:
             continue
-        steps.append(Recovered(place.name.id, place.filename, owner.name, _fate(store, place, wishes)))
+        steps.append(Recovered(place.name.id, place.filename, owner.name, _fate(store, place, wishes, owner)))
     return sorted(steps)
 
 
@@ -186,7 +180,7 @@ def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
     Raises StorageError; then the actor must not retire: whoever takes over from it finishes the work.
     """
     store = actor.store
-    actor.taking[owner.name] = Taking(owner.evidence, {})
+    actor.taking[owner.name] = Taking(owner.evidence, owner.walltime, {})
     taken = store.layout.taken(actor.name)
     fsops.make_directory(taken, store.directory_mode)
     record = f"{taken}/{owner.name}"
@@ -298,7 +292,7 @@ def _wishes(store: Store) -> set[Cause]:
     return {request.job for request in requests if request is not None and request.job is not None}
 
 
-def _fate(store: Store, place: Place, wishes: Collection[Cause]) -> str:
+def _fate(store: Store, place: Place, wishes: Collection[Cause], owner: Owner) -> str:
     try:
         content = store.read_job(store.path(place), place.name.id)
     except DamagedFile:
@@ -309,7 +303,12 @@ def _fate(store: Store, place: Place, wishes: Collection[Cause]) -> str:
     result = _result(content, place.name.attempt) if place.status is Status.RUNNING else None
     if result is not None and result.retry_rule is None:
         return "keep result"
-    return "cancel" if Cause(place.name.id, place.name.attempt) in wishes else "requeue"
+    if Cause(place.name.id, place.name.attempt) in wishes:
+        return "cancel"
+    # where the attempt is noted as lost, another taker has begun to give the job back
+    is_noted = bool(content.job.attempts) and content.job.attempts[-1].attempt >= place.name.attempt
+    is_cut_short = owner.walltime is not None and place.status is Status.RUNNING and not is_noted
+    return "terminate" if is_cut_short else "requeue"
 
 
 def _result(content: Content, attempt: int) -> Attempt | None:
@@ -348,7 +347,7 @@ def _arrived(store: Store) -> dict[int, int]:
 
 def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause], started: Mapping[str, Any]) -> str:
     store = actor.store
-    action = _fate(store, place, wishes)
+    action = _fate(store, place, wishes, owner)
     if action == "set aside":
         store.set_aside(store.layout.owned(place.status, actor.name), place.filename)
         return action
@@ -363,6 +362,10 @@ def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause
             _write_lost(actor, place, content, owner, started, Status.CANCELED)
         actor.show(place.filename, Status.CANCELED, place.status)
         fsops.remove_file(_wish_path(store, place.name))
+    elif action == "terminate":
+        _write_lost(actor, place, content, owner, started, Status.TERMINATED)
+        actor.show(place.filename, Status.TERMINATED, place.status)
+        fsops.remove_file(_wish_path(store, place.name))  # it came too late, as for any job that has ended
     else:
         if place.status is Status.RUNNING:
             _write_lost(actor, place, content, owner, started, None)  # but not where it was to be retried
@@ -391,7 +394,11 @@ def _write_lost(
     """Note the attempt that ended with its runner, with the evidence, and what the runner's journal says of it."""
     if content.job.attempts and content.job.attempts[-1].attempt >= place.name.attempt:
         return
-    asked = "canceled by request; " if outcome is Status.CANCELED else ""
+    reason = f"its runner died: {owner.evidence}"
+    if outcome is Status.CANCELED:
+        reason = f"canceled by request; {reason}"
+    elif outcome is Status.TERMINATED and owner.walltime is not None:
+        reason = owner.walltime
     stdout, stderr, gpus = (_text(started.get(name)) for name in ("stdout", "stderr", "gpus"))
     began = started.get("time")
     lost = Attempt(
@@ -399,7 +406,7 @@ def _write_lost(
         outcome=outcome,
         runner=owner.name,
         host=owner.record.host if owner.record else None,
-        reason=f"{asked}its runner died: {owner.evidence}",
+        reason=reason,
         start_time=began if isinstance(began, float) else None,
         end_time=time.time(),
         stdout=stdout,
@@ -419,9 +426,10 @@ def recover(
     *,
     said_dead: Collection[str] = (),
     only_holders: bool = False,
+    silent_s: float = 0.0,
 ) -> tuple[list[Recovered], list[Owner]]:
     """Take back the work of all who are known to be dead. `born` makes the actor when there is something to do."""
-    owners = scan(store, said_dead=said_dead, only_holders=only_holders)
+    owners = scan(store, said_dead=said_dead, only_holders=only_holders, silent_s=silent_s)
     unknown = set(said_dead) - {owner.name for owner in owners}
     if unknown:
         raise NotFound(f"workflow {store.workflow.id} has no runner {', '.join(sorted(unknown))}")

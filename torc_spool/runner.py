@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from torc_spool import actor as actors
-from torc_spool import doctor, errors, fsops, naming, processes, recovery, submission, userdata
+from torc_spool import doctor, errors, evidence, fsops, naming, processes, recovery, submission, userdata
 from torc_spool.errors import Fenced, NotFound, StorageError, TorcSpoolError
 from torc_spool.executor import START_TROUBLE_S, Executor
 from torc_spool.model import Status
@@ -34,6 +34,7 @@ TROUBLE_PAUSE_S = 5.0
 COMPLAINT_S = 60.0
 LOCAL_POLL_S = 60.0  # file events tell of most things
 NETWORK_POLL_S = 30.0  # they do not cross hosts
+SILENT_S = 1.5 * actors.HEARTBEAT_S  # a busy runner asks Slurm only about those that have missed a heartbeat
 AWAIT_POLL_S = 5.0  # while others run what may release something: no event tells of their death, or of a failure
 
 
@@ -114,7 +115,7 @@ class Runner:
             served.owner()
         served.outcomes()
         if not served.finished:
-            served.recover()
+            served.recover(silent_s=SILENT_S)
             served.settle()
 
     def _step(self) -> bool:
@@ -217,7 +218,7 @@ class Runner:
             self.name,
             scheduler=options.scheduler,
             any_scheduler=options.any_scheduler,
-            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            **evidence.life(),
             max_parallel_jobs=options.max_parallel_jobs,
             num_cpus=capacity.num_cpus,
             num_gpus=len(capacity.gpus),
@@ -299,7 +300,7 @@ class Runner:
             for served in list(self.served.values()):
                 self._beat(served)
                 if self._stage is Stage.CLAIMING and served.actor is not None and not served.finished:
-                    served.recover()  # others may have died while we are busy
+                    served.recover(silent_s=SILENT_S)  # others may have died while we are busy
         if self.executor.is_sick and self._stage is Stage.CLAIMING:
             self._stage = Stage.FINISHING
             self._tell(f"this node could start no job for {START_TROUBLE_S:g} s: claiming nothing more")
@@ -335,6 +336,8 @@ class Runner:
     def _heed_signals(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
+            if self._stage in (Stage.CLAIMING, Stage.FINISHING):
+                self._obey_last_wishes()
             if number == NOTICE:
                 if self._stage in (Stage.CLAIMING, Stage.FINISHING):
                     self._tell("SIGUSR1: the walltime is about to end; jobs have their notice")
@@ -347,6 +350,12 @@ class Runner:
             else:
                 self._stage = Stage.KILLING
                 self.executor.kill_all()
+
+    def _obey_last_wishes(self) -> None:
+        """Who cancels a workflow cancels its allocations too: its jobs end as canceled."""
+        for served in self.served.values():
+            with contextlib.suppress(StorageError):
+                self.executor.cancel(served, served.wishes()[0])
 
     def _end_jobs(self, reason: str) -> None:
         """Claim nothing more, and give every job its notice."""

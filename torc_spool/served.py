@@ -288,10 +288,13 @@ class Served:
         if self.settler.due and time.monotonic() - self._settled >= LISTING_SHARE * self.settler.cost_s:
             self.settle()
 
-    def recover(self) -> bool:
-        """Take back the work of runners that are known to be dead; True when something came back."""
+    def recover(self, *, silent_s: float = 0.0) -> bool:
+        """Take back the work of runners that are known to be dead; True when something came back.
+
+        Slurm is asked only of those that were silent for `silent_s`.
+        """
         again = self._resume_taking(self.actor) if self.actor is not None and self.actor.taking else []
-        steps, _ = recovery.recover(self.store, self.owner, only_holders=True)
+        steps, _ = recovery.recover(self.store, self.owner, only_holders=True, silent_s=silent_s)
         steps += again
         self.stale = self.stale or bool(steps)
         self.settler.due = self.settler.due or (bool(steps) and self.settler.ledger is not None)
@@ -303,7 +306,8 @@ class Served:
         steps: list[recovery.Recovered] = []
         for name, taking in list(actor.taking.items()):
             if name in dead:
-                steps += recovery.finish_taking(actor, dead[name]._replace(evidence=taking.evidence))
+                owner = dead[name]._replace(evidence=taking.evidence, walltime=taking.walltime)
+                steps += recovery.finish_taking(actor, owner)
             else:
                 del actor.taking[name]  # it was not won
         return steps

@@ -15,9 +15,9 @@ import msgspec
 from torc_spool import fsops, naming, processes, sortkeys
 from torc_spool.actor import identity, new_name, user_name
 from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
+from torc_spool.evidence import Here, of_host
 from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, Layout
 from torc_spool.model import Action, Job, RunnerRecord, UserData, Workflow, WorkflowSpec
-from torc_spool.recovery import Here, evidence
 from torc_spool.store import encode
 from torc_spool.userdata import Datum, with_user_data
 
@@ -229,7 +229,7 @@ def _owner_is_dead(staging: str, name: str, here: Here) -> bool:
         host, pid, _ = name.rsplit("-", 2) if naming.is_runner(name) else ("", "0", "")
         same_host = host == naming.new_runner_name(here.host, 0).rsplit("-", 2)[0]
         return same_host and processes.start_time(int(pid)) is None
-    alive = evidence(record, here, heartbeat_age_s=None, is_running=processes.is_same_process) is None
+    alive = of_host(record, here, heartbeat_age_s=None, is_running=processes.is_same_process) is None
     both_known = bool(record.boot_id and here.boot_id)
     restarted = record.host == here.host and both_known and record.boot_id != here.boot_id
     return not alive or restarted
