@@ -203,7 +203,7 @@ def test_a_journal_that_tells_something_else(lab: Lab) -> None:
     whole = journal.read_text()
     ends = [line for line in whole.splitlines() if '"end"' in line]
     wrong = {
-        "tells that attempt 1 of job 1 failed": whole.replace('"outcome":"completed"', '"outcome":"failed"'),
+        " failed, and the job's file that it completed": whole.replace('"outcome":"completed"', '"outcome":"failed"'),
         "does not have it": whole + ends[0].replace('"attempt":1', '"attempt":4') + "\n",
         "lacks the end of attempt 1": "\n".join(line for line in whole.splitlines() if line not in ends),
     }
