@@ -147,7 +147,8 @@ def script(state: State, /, workflow_id: int, **asked: Any) -> None:
     help="What the workflow's own schedule_nodes actions ask for, as far as their time has come; nothing else.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be given to sbatch, and submit nothing.")
-@click.option("--performing", hidden=True, metavar="NAME", help="The action that a runner has claimed.")
+@click.option("--performing", hidden=True, type=click.IntRange(min=1), help="The action that a runner has claimed.")
+@click.option("--key", hidden=True, default="", help="That of its allocations.")
 @click.option("--again", hidden=True, is_flag=True, help="Another has begun it.")
 @click.pass_context
 def schedule_nodes(
@@ -157,7 +158,8 @@ def schedule_nodes(
     num_hpc_jobs: int,
     by_actions: bool,
     dry_run: bool,
-    performing: str | None,
+    performing: int | None,
+    key: str,
     again: bool,
     **asked: Any,
 ) -> None:
@@ -169,7 +171,7 @@ def schedule_nodes(
     spool = state.spool()
     store = spool.open_to_change(workflow_id)
     if performing is not None:
-        _perform(store, performing, again=again)
+        scheduling.perform(store, performing, key, again=again, tell=lambda given: click.echo(given.job_id))
         return
     if by_actions:
         _refuse_beside_actions(context)
@@ -206,14 +208,6 @@ def schedule_nodes(
         f"submitted {_counted(num_hpc_jobs, prepared)}; "
         f"see squeue --me, and {command(spool.path, f'status {workflow_id}')}"
     )
-
-
-def _perform(store: Store, filename: str, *, again: bool) -> None:
-    """The process by which a runner performs an action."""
-    name = naming.parse_action(filename)
-    if name is None:
-        raise UsageError(f"{filename!r} is not the name of an action's file")
-    scheduling.perform(store, name, again=again, tell=lambda allocation: click.echo(allocation.job_id))
 
 
 def _refuse_beside_actions(context: click.Context) -> None:

@@ -300,7 +300,8 @@ class Performer:
         if action.kind != actions.SCHEDULE_NODES:
             return action.commands
         words = [*allocations.program(), "--spool", self._spool, *(["--allow-shared"] if self._store.shared else [])]
-        words += ["slurm", "schedule-nodes", str(self._served.id), "--performing", str(name)]
+        words += ["slurm", "schedule-nodes", str(self._served.id), "--performing", str(name.number)]
+        words += ["--key", scheduling.key(self._store, name)]
         return (shlex.join(words + (["--again"] if again else [])),)
 
     def _begin(self, action: Action, name: ActionName, *, again: bool = False) -> None:

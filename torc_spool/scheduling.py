@@ -36,7 +36,8 @@ def key(store: Store, name: ActionName) -> str:
 
 def perform(
     store: Store,
-    name: ActionName,
+    number: int,
+    mark: str,
     *,
     again: bool,
     tell: Callable[[Allocation], None] = lambda _allocation: None,
@@ -44,16 +45,16 @@ def perform(
 ) -> None:
     """Ask for the allocations of an action that we have claimed, less those that are recorded already.
 
-    `again`: somebody has begun it before us, so Slurm is asked first what there is. Raises SlurmError and what
-    `allocations.prepare` raises: those that were told have been submitted nevertheless.
+    `mark` is its key. `again`: somebody has begun it before us, so Slurm is asked first what there is. Raises
+    SlurmError and what `allocations.prepare` raises: those that were told have been submitted nevertheless.
     """
-    action = _record(store, name.number)
+    action = _record(store, number)
     wish = Wish(
         scheduler=action.scheduler,
         one_runner_per_node=action.start_one_worker_per_node,
         max_parallel_jobs=action.max_parallel_jobs,
     )
-    prepared = allocations.prepare(store, wish, program or allocations.program(), key(store, name))
+    prepared = allocations.prepare(store, wish, program or allocations.program(), mark)
 
     def missing() -> int:
         return action.num_allocations - sum(each.key == prepared.launch.key for each in allocations.recorded(store))
@@ -148,7 +149,7 @@ def _perform_one(store: Store, name: ActionName, tell: Callable[[Allocation], No
         tell(allocation)
 
     try:
-        perform(store, name, again=again, tell=note)
+        perform(store, name.number, key(store, name), again=again, tell=note)
     except TorcSpoolError as error:
         if given or again:
             actions.finish(store, name, error.exit_code)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torc_spool.model import Action, Job, UserData
+from torc_spool.model import Job, UserData
 from torc_spool.specactions import OF_JOBS
 from torc_spool.specrecords import WorkflowRecord
 
@@ -39,7 +39,6 @@ def notes(
     record: WorkflowRecord,
     jobs: Sequence[Job],
     user_data: Iterable[UserData],
-    actions: Iterable[Action],
 ) -> tuple[str, ...]:
     """One for each field that is given, in the order of the records' fields."""
     said = [
@@ -62,8 +61,6 @@ def notes(
         for item in record.actions
     ):
         said.append("actions: only schedule_nodes is about allocations; what run_commands says of them is left out")
-    if any(action.kind == "schedule_nodes" for action in actions):
-        said.append("actions: schedule_nodes is not performed yet")
     return tuple(said)
 
 
