@@ -149,7 +149,7 @@ class Performer:
             action = self._load("running", name)
             if action is None or action.kind != actions.SCHEDULE_NODES or not self._can_perform(action):
                 continue
-            scheduling.bury(name)
+            scheduling.bury(self._store, name)
             mine = actions.take_over(self._store, name, self._served.owner().name)
             if mine is not None:
                 self._tell(f"{_title(name)} was interrupted: runner {name.runner} is gone; going on with it")

@@ -76,9 +76,7 @@ class Runner:
         self._fenced = self._leaving = False
         self._ends_at: float | None = None
         self._walltime_at = -math.inf  # when Slurm ends everything, where that is known
-        self._spared_until = (
-            math.inf
-        )  # when those have their notice that were spared at the end
+        self._spared_until = math.inf  # when those have their notice that were spared at the end
         self._idle_since: float | None = None
         self._beat_at = 0.0
         self._pace = Pace(1.0)

@@ -17,7 +17,7 @@ from torc_spool.allocations import Wish
 from torc_spool.errors import NotFound, SlurmError, TorcSpoolError
 from torc_spool.model import Action, Allocation, Trigger
 from torc_spool.naming import ActionName
-from torc_spool.recovery import RUNNER_VARIABLE
+from torc_spool.recovery import RUNNER_VARIABLE, WORKFLOW_VARIABLE
 from torc_spool.store import Store
 
 START = frozenset({Trigger.WORKFLOW_START})
@@ -92,10 +92,14 @@ def _record(store: Store, number: int) -> Action:
     return records[number - 1]
 
 
-def bury(name: ActionName) -> None:
-    """Kill what a dead performer has left on this host, before others go on: it might still ask for more."""
+def bury(store: Store, name: ActionName) -> None:
+    """Kill what a dead performer has left on this host, before others go on: it might still ask for more.
+
+    Only this workflow's: the performer may live, and serve others.
+    """
     if name.runner is not None:
-        processes.kill_marked(RUNNER_VARIABLE, name.runner)
+        workflow = (WORKFLOW_VARIABLE, str(store.workflow.id))
+        processes.kill_marked(RUNNER_VARIABLE, name.runner, also=workflow)
 
 
 def perform_due(
@@ -136,7 +140,7 @@ def _due(store: Store, wanted: dict[int, Action]) -> list[tuple[ActionName, bool
         if place.where == "waiting" and not triggers.missing(wanted[number], view):
             due.append((place.name, False))
         elif place.where == "running" and place.name.runner not in alive:
-            bury(place.name)
+            bury(store, place.name)
             due.append((place.name, True))
     return due
 
