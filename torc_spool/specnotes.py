@@ -24,7 +24,6 @@ KEPT = {  # fields of the file that go into the workflow's settings as they are 
     "access_groups": "who may do what is for the permissions of the spool's directory to say",
 }
 _OF_JOBS = {
-    "supports_termination": "every job that has to end gets SIGTERM and then its grace, whatever this says",
     "termination_signal": "every job that has to end gets SIGTERM and then its grace",
 }
 _OF_NODES = ("scheduler", "scheduler_type", "num_allocations", "start_one_worker_per_node", "max_parallel_jobs")
