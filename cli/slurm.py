@@ -105,7 +105,7 @@ def _prepare(store: Store, wish: Wish) -> Prepared:
     prepared = allocations.prepare(store, wish, allocations.program())
     if prepared.nodes > 1 and not prepared.launch.one_runner_per_node:
         say(
-            f"note: one runner for all {prepared.nodes} nodes: what it starts, it starts on the first of them; "
+            f"note: one runner for all {prepared.nodes} nodes: jobs of one node run on the first of them; "
             "--start-one-worker-per-node starts a runner on each"
         )
     return prepared
