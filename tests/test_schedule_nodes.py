@@ -86,6 +86,19 @@ def test_a_runner_asks_once_for_what_the_action_says(lab: Lab, site: FakeSlurm) 
     assert len(site.numbers()) == 3
 
 
+def test_jobs_run_while_slurm_thinks_about_more_nodes(lab: Lab, site: FakeSlurm) -> None:
+    submit(lab, nodes("on_jobs_ready", jobs=["j1", "j2"]), jobs=("true", "true"))
+    hold = site.base / "hold-before-101"
+    hold.touch()
+    runner = lab.start("run", 1, env=site.environ)
+    wait_until((site.base / "held-before-101").exists, "sbatch is held up")
+    lab.await_states(j1="completed", j2="completed")
+    assert states(lab) == ["running"]
+    hold.unlink()
+    runner.wait()
+    assert (states(lab), recorded(lab)) == (["done"], ["101"])
+
+
 def test_without_sbatch_the_jobs_run_and_the_action_waits(lab: Lab, site: FakeSlurm, tmp_path: Path) -> None:
     submit(lab, nodes(), nodes("on_jobs_complete", jobs=["j1"]), jobs=("echo",))
     done = lab.run(1, env={"PATH": str(tmp_path)})

@@ -98,7 +98,12 @@ class Performer:
         return not self._is_before_jobs()
 
     def _is_before_jobs(self) -> bool:
-        return self._current is not None and self._current[0].trigger in triggers.BEFORE_JOBS
+        """Nodes that jobs want to have need not be there before others of them run."""
+        if self._current is None:
+            return False
+        action = self._current[0]
+        is_for_more = action.kind == actions.SCHEDULE_NODES and action.trigger is Trigger.JOBS_READY
+        return action.trigger in triggers.BEFORE_JOBS and not is_for_more
 
     def _is_finished(self) -> bool:
         if self._served.finished and self._served.due(time.monotonic()):
