@@ -212,7 +212,7 @@ def submit_slurm(
         scheduling.perform_due(store, submitted.append, scheduling.START)
     except SlurmError:
         say(f"workflow {workflow_id} is submitted, and {len(submitted)} allocations for it; ask for the others with "
-            f"{command(spool.path, f'slurm schedule-nodes {workflow_id} --scheduler NAME')}")  # fmt: skip
+            f"{command(spool.path, f'slurm schedule-nodes {workflow_id} --actions')}")  # fmt: skip
         raise
     finally:
         if state.json:

@@ -137,6 +137,19 @@ def test_a_person_performs_what_is_due(lab: Lab, site: FakeSlurm) -> None:
     assert (states(lab), recorded(lab)) == (["done"] * 3, ["101", "102", "103"])
 
 
+def test_a_person_asks_later_for_the_rest_of_what_was_refused(lab: Lab, site: FakeSlurm) -> None:
+    submit(lab, nodes(num_allocations=3))
+    text = (site.bin / "sbatch").read_text()
+    refuse = "[ $number = 101 ] || { echo 'sbatch: error: job submit limit' >&2; exit 1; }; hold before"
+    (site.bin / "sbatch").write_text(text.replace("hold before", refuse))
+    done = lab.torc("slurm", "schedule-nodes", 1, "--actions", code=2, env=site.environ)
+    assert done.stdout == "101\n"
+    assert states(lab) == ["interrupted"]
+    (site.bin / "sbatch").write_text(text)
+    assert lab.torc("slurm", "schedule-nodes", 1, "--actions", env=site.environ).stdout == "102\n103\n"
+    assert (states(lab), recorded(lab)) == (["done"], ["101", "102", "103"])
+
+
 BY_PERSON = ("slurm", "schedule-nodes", 1, "--actions")
 
 

@@ -108,7 +108,7 @@ def perform_due(
     """Perform the actions that schedule nodes, once each, whose time has come or that were interrupted.
 
     Returns their numbers. Raises SlurmError for the first that is refused: when nothing was given for it, it waits
-    again; otherwise it has failed.
+    again; otherwise it is interrupted, and who goes on with it asks for the rest.
     """
     records = {each.number: each for each in store.action_records() if each.kind == actions.SCHEDULE_NODES}
     wanted = {number: each for number, each in records.items() if each.trigger in only and not each.is_of_each_runner}
@@ -154,10 +154,8 @@ def _perform_one(store: Store, name: ActionName, tell: Callable[[Allocation], No
 
     try:
         perform(store, name.number, key(store, name), again=again, tell=note)
-    except TorcSpoolError as error:
-        if given or again:
-            actions.finish(store, name, error.exit_code)
-        else:
+    except TorcSpoolError:
+        if not given and not again:
             actions.put_back(store, Lying("running", name))
         raise
     actions.finish(store, name, 0)
