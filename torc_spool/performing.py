@@ -156,6 +156,13 @@ class Performer:
                 continue
             scheduling.bury(self._store, name)
             mine = actions.take_over(self._store, name, self._served.owner().name)
+            scheduling.bury(name)
+            owner = self._served.owner()
+            try:
+                mine = actions.take_over(self._store, name, owner.name)
+            except StorageError:
+                self._unsure = self.stale = True
+                raise
             if mine is not None:
                 self._tell(f"{_title(name)} was interrupted: runner {name.runner} is gone; going on with it")
                 self._begin(action, mine, again=True)
@@ -289,7 +296,7 @@ class Performer:
         for name in self._listed("running").values():
             action = self._load("running", name) if name.runner == self._runner else None
             if action is not None:
-                self._begin(action, name)
+                self._begin(action, name, again=action.kind == actions.SCHEDULE_NODES)
                 return True
         self._unsure = False
         return False
