@@ -1179,7 +1179,7 @@ ROWS = [
     Row("X26", "x2", "perform", ("rename", r"/actions/running/"), _action_is("done", 1), _action_is("done", 1)),
     Row("X27", "x3", "repeat action", ("rename", r"/actions/done/"), _action_is("waiting", 2), _action_is("done", 2)),
     Row("X27", "x3 by rearm", "rearm", ("rename", r"/actions/done/"), _action_is("waiting", 2), _action_is("done", 2)),
-    Row("X32", "x4", "go on with an action", ("rename", r"/actions/running/"), _action_is("interrupted", 1)),
+    Row("X36", "x4", "go on with an action", ("rename", r"/actions/running/"), _action_is("interrupted", 1)),
     Row("X19", "d1", "delete", ("rename", r"/1-test$"), _deleted),
 ]
 

@@ -155,8 +155,6 @@ class Performer:
             if action is None or action.kind != actions.SCHEDULE_NODES or not self._can_perform(action):
                 continue
             scheduling.bury(self._store, name)
-            mine = actions.take_over(self._store, name, self._served.owner().name)
-            scheduling.bury(name)
             owner = self._served.owner()
             try:
                 mine = actions.take_over(self._store, name, owner.name)
