@@ -135,14 +135,15 @@ def run(
         workflow_id = publish(spool, parsed, verbatim, output_dir, ignore_missing_data, hash_inputs=hash_inputs)
         say(f"workflow {workflow_id}")
     settings = spool.open(workflow_id).workflow.settings if workflow_id and allocation.job_id() else {}
-    limit_s, end_reason = allocation.time_limit(asked_s, settings, say)
+    limit = allocation.time_limit(asked_s, settings, say)
     options = Options(
         capacity=capacity_here,
         max_parallel_jobs=max_parallel_jobs,
         scheduler=scheduler,
         any_scheduler=any_scheduler,
-        time_limit_s=limit_s,
-        end_reason=end_reason,
+        time_limit_s=limit.seconds,
+        end_reason=limit.reason,
+        walltime_s=limit.walltime_s,
         grace_s=grace,
         limit_resources=not no_limit_resources,
         output_dir=output_dir,
@@ -297,6 +298,7 @@ def preview(
         seconds_left=None if max_parallel_jobs is not None else _time_limit(time_limit),
         slots=limit if max_parallel_jobs is None else max_parallel_jobs,
         ignore_resources=max_parallel_jobs is not None,
+        own_node_only=len(has.node_names) > 1,
     )
     store = state.spool().open(workflow_id)
     row = report.preview(store, serve_directories(store, scheduler, any_scheduler), offer)

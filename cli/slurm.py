@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from torc_spool import allocationreport, allocations, report
+from torc_spool import allocationreport, allocations, report, scheduling
 from torc_spool.allocations import Prepared, Wish
 from torc_spool.errors import TorcSpoolError, UsageError
+from torc_spool.model import Allocation
 from torc_spool.spool import command
 from torc_spool.store import Store
 
@@ -100,17 +101,11 @@ def _wish(
     )
 
 
-def _program() -> list[str]:
-    """What calls torc-spool in an allocation: this very installation, whatever the PATH is there."""
-    script = os.path.join(os.path.dirname(sys.executable), "torc-spool")
-    return [script] if os.access(script, os.X_OK) else [sys.executable, "-m", "torc_spool_cli"]
-
-
 def _prepare(store: Store, wish: Wish) -> Prepared:
-    prepared = allocations.prepare(store, wish, _program())
+    prepared = allocations.prepare(store, wish, allocations.program())
     if prepared.nodes > 1 and not prepared.launch.one_runner_per_node:
         say(
-            f"note: one runner for all {prepared.nodes} nodes: what it starts, it starts on the first of them; "
+            f"note: one runner for all {prepared.nodes} nodes: jobs of one node run on the first of them; "
             "--start-one-worker-per-node starts a runner on each"
         )
     return prepared
@@ -145,15 +140,43 @@ def script(state: State, /, workflow_id: int, **asked: Any) -> None:
     show_default=True,
     help="So many allocations.",
 )
+@click.option(
+    "--actions",
+    "by_actions",
+    is_flag=True,
+    help="What the workflow's own schedule_nodes actions ask for, as far as their time has come; nothing else.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be given to sbatch, and submit nothing.")
-@click.pass_obj
-def schedule_nodes(state: State, /, workflow_id: int, num_hpc_jobs: int, dry_run: bool, **asked: Any) -> None:
+@click.option("--performing", hidden=True, type=click.IntRange(min=1), help="The action that a runner has claimed.")
+@click.option("--key", hidden=True, default="", help="That of its allocations.")
+@click.option("--again", hidden=True, is_flag=True, help="Another has begun it.")
+@click.pass_context
+def schedule_nodes(
+    context: click.Context,
+    /,
+    workflow_id: int,
+    num_hpc_jobs: int,
+    by_actions: bool,
+    dry_run: bool,
+    performing: int | None,
+    key: str,
+    again: bool,
+    **asked: Any,
+) -> None:
     """Submit allocations in which runners work on a workflow.
 
     What is asked of Slurm is what the scheduler says in the spec (`slurm_schedulers`), over `slurm_defaults`.
     """
+    state: State = context.obj
     spool = state.spool()
     store = spool.open_to_change(workflow_id)
+    if performing is not None:
+        scheduling.perform(store, performing, key, again=again, tell=lambda given: click.echo(given.job_id))
+        return
+    if by_actions:
+        _refuse_beside_actions(context)
+        _perform_due(state, store)
+        return
     prepared = _prepare(store, _wish(**asked))
     if dry_run:
         _show_dry_run(state, prepared, num_hpc_jobs)
@@ -185,6 +208,36 @@ def schedule_nodes(state: State, /, workflow_id: int, num_hpc_jobs: int, dry_run
         f"submitted {_counted(num_hpc_jobs, prepared)}; "
         f"see squeue --me, and {command(spool.path, f'status {workflow_id}')}"
     )
+
+
+def _refuse_beside_actions(context: click.Context) -> None:
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name in context.params and name not in ("workflow_id", "by_actions", "spool", "format"):
+            raise UsageError(f"--actions goes without {parameter.opts[0]}: an action says itself what it asks for")
+
+
+def _perform_due(state: State, store: Store) -> None:
+    given: list[Allocation] = []
+
+    def tell(allocation: Allocation) -> None:
+        given.append(allocation)
+        if not state.json:
+            click.echo(allocation.job_id)
+            sys.stdout.flush()
+
+    performed: list[int] = []
+    try:
+        performed = scheduling.perform_due(store, tell)
+    finally:
+        if state.json:
+            show_json({"workflow_id": store.workflow.id, "actions": performed, "allocations": given})
+    if performed:
+        numbers = ", ".join(map(str, performed))
+        say(f"performed action{'s' if len(performed) > 1 else ''} {numbers}: {len(given)} allocations")
+    else:
+        say("no schedule_nodes action is due; see torc-spool actions list")
 
 
 def _show_dry_run(state: State, prepared: Prepared, count: int) -> None:

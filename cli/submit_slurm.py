@@ -10,24 +10,19 @@ from typing import Any, TypeVar
 
 import click
 
-from torc_spool import actions, allocations, generate, sbatch, siteprofile, slurm, slurmplan, specfile
-from torc_spool.actions import Lying
-from torc_spool.actor import new_name
-from torc_spool.allocations import Wish
+from torc_spool import actions, allocations, generate, sbatch, scheduling, siteprofile, slurm, slurmplan, specfile
 from torc_spool.errors import SlurmError, UsageError
 from torc_spool.generate import Generated
 from torc_spool.model import Allocation, Trigger
 from torc_spool.siteprofile import Site
 from torc_spool.slurmplan import Terms
 from torc_spool.spool import command
-from torc_spool.store import Store
 from torc_spool.submission import Verbatim
 
 from .common import DIRECTORY, CommonCommand, State, ignore_missing_data, named, say, show_json, show_table
 from .submit import publish
 
 F = TypeVar("F", bound=Callable[..., Any])
-_SCHEDULE_NODES = "schedule_nodes"
 
 
 def plan_options(function: F) -> F:
@@ -214,10 +209,10 @@ def submit_slurm(
     store = spool.open_to_change(workflow_id)
     submitted: list[Allocation] = []
     try:
-        _start(store, submitted)
+        scheduling.perform_due(store, submitted.append, scheduling.START)
     except SlurmError:
         say(f"workflow {workflow_id} is submitted, and {len(submitted)} allocations for it; ask for the others with "
-            f"{command(spool.path, f'slurm schedule-nodes {workflow_id} --scheduler NAME')}")  # fmt: skip
+            f"{command(spool.path, f'slurm schedule-nodes {workflow_id} --actions')}")  # fmt: skip
         raise
     finally:
         if state.json:
@@ -227,51 +222,18 @@ def submit_slurm(
     say(f"submitted {len(submitted)} allocations; see squeue --me, and {command(spool.path, f'status {workflow_id}')}")
 
 
-def _start(store: Store, submitted: list[Allocation]) -> None:
-    """Perform the workflow's schedule_nodes actions of the start, as a runner would: each is claimed first."""
-    from .slurm import _program
-
-    me = new_name()
-    waiting = actions.listed(store, "waiting")[0]
-    for action in store.action_records():
-        if action.kind != _SCHEDULE_NODES or action.trigger is not Trigger.WORKFLOW_START:
-            continue
-        name = waiting.get(action.number)
-        mine = None if name is None else actions.claim(store, name, me)
-        if mine is None:
-            continue
-        wish = Wish(
-            scheduler=action.scheduler,
-            one_runner_per_node=action.start_one_worker_per_node,
-            max_parallel_jobs=action.max_parallel_jobs,
-        )
-        before = len(submitted)
-        try:
-            for allocation in allocations.submit(
-                store, allocations.prepare(store, wish, _program()), action.num_allocations
-            ):
-                submitted.append(allocation)
-        except SlurmError:
-            if len(submitted) == before:  # nothing was given: whoever comes may ask again
-                actions.put_back(store, Lying("running", mine))
-            raise
-        actions.finish(store, mine, 0)
-
-
 def _show_dry_run(state: State, made: Generated, output_dir: str | None) -> None:
-    from .slurm import _program
-
     scripts = {}
     asking = {
         action.scheduler: action.start_one_worker_per_node
         for action in made.spec.actions
-        if action.kind == _SCHEDULE_NODES and action.trigger is Trigger.WORKFLOW_START
+        if action.kind == actions.SCHEDULE_NODES and action.trigger is Trigger.WORKFLOW_START
     }
     for scheduler in made.spec.schedulers:
         if scheduler["name"] not in asking:
             continue
         launch = sbatch.Launch(
-            program=_program(),
+            program=allocations.program(),
             spool=state.spool().path,
             workflow_id=0,
             scheduler=scheduler["name"],

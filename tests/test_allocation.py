@@ -73,7 +73,7 @@ def test_the_number_of_the_allocation(value: str | None, found: str | None) -> N
 
 def limit(left: float | None, asked: float | None = None, **settings: Any) -> tuple[float | None, str]:
     environ = {} if left is None else {"SLURM_JOB_ID": "80", "SLURM_JOB_END_TIME": str(int(1e6 + left))}
-    return allocation.time_limit(asked, settings, lambda _: None, environ, clock=lambda: 1e6)
+    return allocation.time_limit(asked, settings, lambda _: None, environ, clock=lambda: 1e6)[:2]
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,28 @@ def test_a_runner_ends_before_its_allocation(
 def test_the_patience_of_a_runner_is_that_of_the_spec() -> None:
     assert allocation.patience({}) == 0
     assert allocation.patience({"compute_node_wait_for_new_jobs_seconds": 90}) == 90
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("c1", "c1"),
+        ("c1,g1", "c1 g1"),
+        ("c[1-3,07,9-10],g1", "c1 c2 c3 c07 c9 c10 g1"),
+        ("n[098-101]", "n098 n099 n100 n101"),
+        ("r[1-2]n[5,7].site", "r1n5.site r1n7.site r2n5.site r2n7.site"),
+        ("", ""),
+        ("c[1-", ""),
+        ("c[a-b]", ""),
+        ("(null)", ""),
+    ],
+)
+def test_a_list_of_nodes_as_slurm_writes_it(text: str, names: str) -> None:
+    assert allocation.hostnames(text) == names.split()
+
+
+def test_our_own_node_is_the_first() -> None:
+    nodes = {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "c[1-3]", "SLURMD_NODENAME": "c2"}
+    assert allocation.confine(NODE, nodes).node_names == ("c2", "c1", "c3")
+    assert allocation.confine(NODE, {**nodes, "SLURM_JOB_NODELIST": "c[1-2]"}).node_names == ()
+    assert allocation.confine(NODE, {**nodes, "SLURM_STEP_ID": "0"}).node_names == ()

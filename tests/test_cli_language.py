@@ -124,12 +124,12 @@ def test_inputs_are_looked_for_below_the_directory_of_the_submit(lab: Lab) -> No
 
 def test_notes_are_said_once_each_on_stderr(lab: Lab) -> None:
     lab.spec(
-        "true", {"name": "b", "supports_termination": True}, use_pending_failed=True, resource_monitor={"enabled": 1}
+        "true", {"name": "b", "termination_signal": "SIGINT"}, use_pending_failed=True, resource_monitor={"enabled": 1}
     )
     done = lab.torc("submit", "spec.json")
     assert done.stdout == "1\n"
     fields = [line.split(":")[1] for line in done.stderr.splitlines()]
-    assert fields == [" resource_monitor", " use_pending_failed", " supports_termination"]
+    assert fields == [" resource_monitor", " use_pending_failed", " termination_signal"]
     assert all(line.startswith("note: ") for line in done.stderr.splitlines())
     assert "note: use_pending_failed" in lab.run("spec.json").stderr
 

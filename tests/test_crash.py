@@ -558,6 +558,19 @@ def _perform(hand: Hand) -> None:
     assert actions.finish(hand.store, mine, 0)
 
 
+def _interrupted(spool: str) -> None:
+    make_small(spool)
+    tools.dead_runner(
+        spool, lambda hand: actions.claim(hand.store, actions.listed(hand.store, "waiting")[0][1], hand.name)
+    )
+
+
+def _go_on(hand: Hand) -> None:
+    mine = actions.take_over(hand.store, actions.listed(hand.store, "running")[0][1], hand.name)
+    assert mine is not None
+    assert actions.finish(hand.store, mine, 0)
+
+
 def _performed(spool: str) -> None:
     make_small(spool)
     tools.dead_runner(spool, _perform)
@@ -588,6 +601,7 @@ def _action_set_aside(spool: str) -> None:
 
 
 scenario("perform", _perform, make=make_small, carry_on=_performed_in_the_end)
+scenario("go on with an action", _go_on, make=_interrupted, carry_on=_performed_in_the_end)
 for _name, _make in {"repeat action": _performed, "make action anew": _action_set_aside}.items():
     scenario(
         _name,
@@ -1165,6 +1179,7 @@ ROWS = [
     Row("X26", "x2", "perform", ("rename", r"/actions/running/"), _action_is("done", 1), _action_is("done", 1)),
     Row("X27", "x3", "repeat action", ("rename", r"/actions/done/"), _action_is("waiting", 2), _action_is("done", 2)),
     Row("X27", "x3 by rearm", "rearm", ("rename", r"/actions/done/"), _action_is("waiting", 2), _action_is("done", 2)),
+    Row("X36", "x4", "go on with an action", ("rename", r"/actions/running/"), _action_is("interrupted", 1)),
     Row("X19", "d1", "delete", ("rename", r"/1-test$"), _deleted),
 ]
 

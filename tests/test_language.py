@@ -422,8 +422,7 @@ def test_what_is_not_acted_on_is_kept_and_said_once() -> None:
         "compute_node_wait_for_new_jobs_seconds": 5,
     }
     fields = [note.split(":")[0] for note in spec.notes]
-    kept = ["resource_monitor", "use_pending_failed"]
-    assert fields == [*kept, "supports_termination", "termination_signal", "is_ephemeral", "env"]
+    assert fields == ["resource_monitor", "use_pending_failed", "termination_signal", "is_ephemeral", "env"]
     assert read().notes == ()
 
 

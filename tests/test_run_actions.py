@@ -279,14 +279,6 @@ def test_a_runner_of_all_workflows_performs_them_too(lab: Lab) -> None:
     assert sorted(log(lab)) == ["end", "end", "start", "start"]
 
 
-def test_actions_of_another_kind_wait(lab: Lab) -> None:
-    spec = tools.workflow({"one": Wanted()}, actions=(Do(Trigger.WORKFLOW_START),))
-    other = msgspec.structs.replace(spec.actions[0], kind="schedule_nodes", scheduler="big")
-    Spool(str(lab.spool)).submit(msgspec.structs.replace(spec, actions=(other,)), tools.VERBATIM, cwd=str(lab.cwd))
-    lab.run(1)
-    assert states(lab) == ["waiting"]
-
-
 def test_what_is_no_action_is_set_aside_and_an_action_is_made_anew(lab: Lab) -> None:
     submit(lab, {"one": write("one")}, Do(Trigger.WORKFLOW_COMPLETE, (write("end"),)))
     (name,) = lab.ls("actions/waiting")

@@ -72,10 +72,11 @@ def ready_jobs(start: int = 1, most: int = 12) -> st.SearchStrategy[list[Entry]]
 
 PARTS = [CAPACITY, *(Free(*parts) for parts in itertools.product((0, 1, 3, 4), (0, 2, 7), (0, 1, 2)))]
 offers = st.builds(
-    lambda *parts: Offer(CAPACITY, *parts),
+    lambda *parts: Offer(CAPACITY, *parts[:3], own_node_only=parts[3]),
     st.lists(st.just(CAPACITY) | st.sampled_from(PARTS), min_size=1, max_size=4).map(tuple),  # some of it is in use
     st.sampled_from([None, None, 0.0, 9.5, 20.0, 29.999, 100.0]),
     st.sampled_from([None, None, 0, 1, 2, 5]),
+    st.sampled_from([False, False, True]),
 )
 queue_depths = st.builds(lambda slots: Offer.idle(CAPACITY, slots=slots, ignore_resources=True), st.integers(0, 12))
 
@@ -101,6 +102,9 @@ def reference(entries: list[Entry], offer: Offer) -> list[tuple[Entry, tuple[int
         ]
         if needs.num_nodes > 1:
             fitting = [node for node in fitting if not busy[node]]
+            fitting = fitting[-needs.num_nodes :] if offer.own_node_only else fitting
+        elif offer.own_node_only:
+            fitting = [node for node in fitting if node == 0]
         if len(fitting) < needs.num_nodes:
             continue
         used = tuple(fitting[: needs.num_nodes])
@@ -259,6 +263,12 @@ def test_a_job_of_several_nodes_has_them_alone() -> None:
     assert [(*ids([pick]), pick.nodes) for pick in picks] == [(1, (0, 1)), (2, (2,))]
 
 
+def test_who_reaches_only_its_own_node_keeps_it_for_jobs_of_one() -> None:
+    jobs = [entry(1, num_nodes=2), *(entry(number, num_cpus=3) for number in (2, 3, 4))]
+    picks = select.select(ReadyQueue(jobs), Offer.idle(CAPACITY, 4, own_node_only=True))
+    assert [(*ids([pick]), pick.nodes) for pick in picks] == [(1, (2, 3)), (2, (0,))]
+
+
 # --- why not
 
 
@@ -281,17 +291,21 @@ def is_true(reason: str, needs: Needs, offer: Offer, left: Offer, taken: int) ->
         r"needs (\d+) whole nodes, (\d+) are free": (
             lambda x, y: x == needs.num_nodes > y == sum(node == CAPACITY for node in left.nodes)
         ),
-        r"needs (\d+) cpus?, (\d+) are free": lambda x, y: x == needs.num_cpus > y == max(n.cpus for n in left.nodes),
-        r"needs (\d+) gpus?, (\d+) are free": lambda x, y: x == needs.num_gpus > y == max(n.gpus for n in left.nodes),
+        r"needs (\d+) cpus?, (\d+) are free": lambda x, y: (
+            x == needs.num_cpus > y == max(n.cpus for n in left.nodes_for_one)
+        ),
+        r"needs (\d+) gpus?, (\d+) are free": lambda x, y: (
+            x == needs.num_gpus > y == max(n.gpus for n in left.nodes_for_one)
+        ),
         r"needs (\d+) MiB of memory, (\d+) are free": (
-            lambda x, y: x == needs.memory_mib > y == max(n.memory_mib for n in left.nodes)
+            lambda x, y: x == needs.memory_mib > y == max(n.memory_mib for n in left.nodes_for_one)
         ),
         r"the limit of jobs is reached": lambda: taken == offer.slots,
         r"no single node has all that it needs free at once": (
             lambda: (
                 not any(
                     needs.num_cpus <= node.cpus and needs.num_gpus <= node.gpus and needs.memory_mib <= node.memory_mib
-                    for node in left.nodes
+                    for node in left.nodes_for_one
                 )
             )
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,53 @@ def test_who_cancels_jobs_and_their_allocation_sees_them_canceled(lab: Lab) -> N
     runner.signal(signal.SIGCONT)
     runner.wait(None)
     assert lab.states() == {"j1": "canceled"}
+
+
+def in_allocation(left_s: int, **more: str) -> dict[str, str]:
+    return {"SLURM_JOB_ID": "80", "SLURM_JOB_END_TIME": str(int(time.time()) + left_s), **more}
+
+
+def test_at_the_notice_only_jobs_that_support_termination_must_end(lab: Lab) -> None:
+    gate = lab.gate()
+    lab.submit(
+        {"name": "polite", "command": gate.wait, "supports_termination": True},
+        {"name": "other", "command": gate.wait},
+    )
+    runner = lab.start("run", 1, "--num-cpus", 2, env=in_allocation(3600))
+    gate.await_jobs("polite", "other")
+    runner.signal(signal.SIGUSR1)
+    lab.await_states(polite="terminated", other="running")
+    gate.open()
+    runner.wait(None)
+    assert lab.states() == {"polite": "terminated", "other": "completed"}
+    assert lab.job("polite")["reason"] == "the walltime of the allocation ended"
+
+
+def test_who_is_spared_has_a_notice_of_its_own_at_last(lab: Lab) -> None:
+    gate = lab.gate()
+    lab.submit({"name": "other", "command": gate.wait})
+    runner = lab.start("run", 1, "--grace", 1, env=in_allocation(18))
+    gate.await_jobs("other")
+    runner.signal(signal.SIGUSR1)
+    runner.wait(4)
+    assert lab.job("other")["reason"] == "the walltime of the allocation ended"
+
+
+def test_a_job_of_several_nodes_is_told_which_and_the_others_run_on_ours(lab: Lab) -> None:
+    """Of three nodes the last two are the large job's, so that the small ones have the first meanwhile."""
+    gate = lab.gate()
+    show = f"echo $TORC_NUM_NODES $TORC_NODELIST; {gate.wait}"
+    lab.submit(
+        {"name": "small", "command": show},
+        {"name": "large", "command": show, "resource_requirements": "two"},
+        {"name": "late", "command": show},
+        resource_requirements=[{"name": "two", "num_nodes": 2, "num_cpus": 1}],
+    )
+    nodes = {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "n[08-10]", "SLURMD_NODENAME": "n08"}
+    runner = lab.start("run", 1, "--num-cpus", 1, env=in_allocation(3600, **nodes, TORC_NODELIST="x"))
+    gate.await_jobs("small", "large")
+    assert lab.states()["late"] == "ready"
+    gate.open()
+    runner.wait()
+    said = {name: Path(lab.job(name)["stdout"]).read_text().strip() for name in ("small", "large", "late")}
+    assert said == {"small": "", "large": "2 n09,n10", "late": ""}

@@ -11,6 +11,8 @@ import cliutil
 import pytest
 from cliutil import Lab, wait_until
 
+from torc_spool import actions, allocations, slurm
+
 TESTBED = Path(__file__).resolve().parent.parent / "scripts" / "testbed-slurm"
 CANNOT = 77
 DEADLINE_S = 180.0  # a guard against a hang, never a measure
@@ -206,3 +208,99 @@ def test_allocations_are_shown_and_canceled_with_their_workflow(lab: Lab, cluste
     cluster.await_end(running, pending)
     assert lab.states() == {"held": "canceled"}
     lab.check()
+
+
+def ended(lab: Lab, cluster: Cluster) -> list[str]:
+    """All allocations of the workflow, once they have ended; one may ask for another."""
+    known: list[str] = []
+    while known != (now := [each.job_id for each in allocations.recorded(lab.store())]):
+        known = now
+        cluster.await_end(*known)
+    return known
+
+
+BIG = {"name": "big", "partition": "debug", "nodes": 2, "exclusive": True, "walltime": "00:05:00"}
+
+
+def test_a_job_of_two_nodes_spreads_itself_over_them(lab: Lab, cluster: Cluster) -> None:
+    spread = (
+        'srun --nodes="$TORC_NUM_NODES" --nodelist="$TORC_NODELIST" --ntasks-per-node=1 '
+        "bash -c 'echo $SLURMD_NODENAME'"
+    )
+    lab.submit(
+        {"name": "two", "command": spread, "resource_requirements": "two"},
+        {"name": "one", "command": "echo $SLURMD_NODENAME"},
+        resource_requirements=[{"name": "two", "num_nodes": 2, "num_cpus": 1}],
+        slurm_schedulers=[BIG],
+    )
+    cluster.await_end(*schedule(lab, cluster))
+    assert (sorted(output(lab, "two").split()), output(lab, "one")) == (["c1", "c2"], "c1")
+    lab.check()
+
+
+def test_jobs_bound_to_schedulers_run_there_and_nowhere_else(lab: Lab, cluster: Cluster) -> None:
+    """Two kinds of allocations, and a runner of queue depth on this host, at the same time."""
+    gate = lab.gate()
+    where = "echo ${SLURMD_NODENAME:-here}"
+    lab.submit(
+        *({"name": f"gpu{number}", "command": where, "scheduler": "gpu_cluster"} for number in range(6)),
+        *({"name": f"mem{number}", "command": where, "scheduler": "highmem_cluster"} for number in range(6)),
+        *({"name": f"any{number}", "command": f"{gate.wait}; {where}"} for number in range(8)),
+        slurm_schedulers=[
+            {"name": "gpu_cluster", "partition": "gpu", "cpus_per_task": 2},
+            {"name": "highmem_cluster", "partition": "highmem", "cpus_per_task": 2},
+        ],
+    )
+    here = lab.start("run", 1, "--max-parallel-jobs", 2)
+    numbers = schedule(lab, cluster, "--scheduler", "gpu_cluster")
+    numbers += schedule(lab, cluster, "--scheduler", "highmem_cluster")
+    wait_until(lambda: len(gate.arrived()) == 6, "runners of all kinds have flexible jobs", DEADLINE_S)
+    gate.open()
+    cluster.await_end(*numbers)
+    here.wait(None)
+    assert set(lab.states().values()) == {"completed"}
+    ran = {name: output(lab, name) for name in lab.states()}
+    assert {ran[f"gpu{number}"] for number in range(6)} == {"g1"}
+    assert {ran[f"mem{number}"] for number in range(6)} == {"m1"}
+    assert {ran[f"any{number}"] for number in range(8)} == {"g1", "m1", "here"}
+    lab.check()
+
+
+def test_an_action_asks_for_the_nodes_of_the_next_stage(lab: Lab, cluster: Cluster) -> None:
+    lab.submit(
+        {"name": "first", "command": "true", "scheduler": "small"},
+        *(
+            {"name": f"next{number}", "command": "echo $SLURM_JOB_ID", "scheduler": "more", "depends_on": ["first"]}
+            for number in range(10)
+        ),
+        slurm_schedulers=[SMALL, {**SMALL, "name": "more"}],
+        actions=[
+            {"trigger_type": "on_workflow_start", "action_type": "schedule_nodes", "scheduler": "small"},
+            {
+                "trigger_type": "on_jobs_ready",
+                "action_type": "schedule_nodes",
+                "scheduler": "more",
+                "num_allocations": 2,
+                "job_name_regexes": ["next.*"],
+            },
+        ],
+    )
+    lab.env["SLURM_CONF"] = cluster.environ["SLURM_CONF"]
+    lab.torc("slurm", "schedule-nodes", 1, "--actions")
+    assert len(ended(lab, cluster)) == 3
+    assert set(lab.states().values()) == {"completed"}
+    assert [row["state"] for row in actions.rows(lab.store())] == ["done", "done"]
+    keys = [each.key[-5:] for each in allocations.recorded(lab.store())]
+    assert keys == ["-a1.1", "-a2.1", "-a2.1"]
+    lab.check()
+
+
+def test_what_slurm_has_been_asked_for_is_found_by_its_mark(lab: Lab, cluster: Cluster) -> None:
+    lab.submit("true", slurm_schedulers=[SMALL])
+    numbers = schedule(lab, cluster, "--num-hpc-jobs", 2)
+    key = allocations.recorded(lab.store())[0].key
+    for _ in ("while they are there", "when they have ended"):
+        found = slurm.submitted("torc-spool-1-small", f"torc-spool:1:{key}", cluster.environ)
+        assert found == numbers
+        cluster.await_end(*numbers)
+    assert slurm.submitted("torc-spool-1-small", "torc-spool:1:other", cluster.environ) == []

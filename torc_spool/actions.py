@@ -19,11 +19,7 @@ _TRIES = 20
 _FILES = ("waiting", "running", "done")
 
 RUN_COMMANDS = "run_commands"
-
-
-def performs(action: Action) -> bool:
-    """Whether runners perform it. What else there is waits for those who know how."""
-    return action.kind == RUN_COMMANDS
+SCHEDULE_NODES = "schedule_nodes"
 
 
 class Lying(NamedTuple):
@@ -110,6 +106,16 @@ def claim(store: Store, name: ActionName, runner: str) -> ActionName | None:
     mine = name._replace(runner=runner)
     source = Lying("waiting", name).path(store)
     won = fsops.rename_to_own(source, store.layout.actions_running, str(mine))
+    return mine if won else None
+
+
+def take_over(store: Store, name: ActionName, runner: str) -> ActionName | None:
+    """x4: what a dead performer has begun goes on in the taker's name. None when another was faster.
+
+    Only for what can be gone on with: the allocations of `schedule_nodes` are found in Slurm.
+    """
+    mine = name._replace(runner=runner)
+    won = fsops.rename_to_own(Lying("running", name).path(store), store.layout.actions_running, str(mine))
     return mine if won else None
 
 
@@ -250,7 +256,7 @@ def _waits_for(action: Action, now: View, names: Mapping[int, str]) -> str:
         return "the end of each runner"
     missed = sorted(triggers.missing(action, now))
     if not missed:
-        return "a runner" if performs(action) else "who performs it"
+        return "a runner where sbatch is" if action.kind == SCHEDULE_NODES else "a runner"
     if action.trigger is Trigger.WORKFLOW_COMPLETE:
         return f"the outcomes of {len(missed)} jobs" if len(missed) > 1 else "the outcome of 1 job"
     shown = ", ".join(names.get(job, str(job)) for job in missed[:3])

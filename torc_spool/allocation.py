@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from torc_spool import capacity as capacities
 from torc_spool.capacity import Capacity
@@ -15,6 +16,7 @@ from torc_spool.errors import SlurmError
 from torc_spool.options import OWN_END, WALLTIME_END
 
 MARGIN_S = 90  # what is to be over before the end: Slurm's own notice comes up to a minute early
+_ENTRY = r"(?:[\w.-]|\[\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\])+"  # of a list of nodes
 _INTERACTIVE_STEP = 0xFFFF_0000  # numbers from here on are Slurm's own, such as the shell of salloc
 
 
@@ -44,7 +46,36 @@ def confine(has: Capacity, environ: Mapping[str, str]) -> Capacity:
         num_cpus=min(has.num_cpus, cpus or has.num_cpus),
         memory_mib=min(has.memory_mib, memory or has.memory_mib),
         num_nodes=nodes,
+        node_names=_node_names(environ, nodes) if nodes > 1 else (),
     )
+
+
+def hostnames(text: str) -> list[str]:
+    """The nodes of a list as Slurm writes it: `c[1-2,07],g1` has c1, c2, c07 and g1. What is no such list is empty."""
+    if not re.fullmatch(rf"{_ENTRY}(?:,{_ENTRY})*", text):
+        return []
+    found: list[str] = []
+    for entry in re.findall(_ENTRY, text):
+        parts = [_numbers(part) if part.startswith("[") else [part] for part in re.findall(r"\[[^]]*\]|[^[]+", entry)]
+        found += ["".join(each) for each in itertools.product(*parts)]
+    return found
+
+
+def _numbers(brackets: str) -> list[str]:
+    """`[08-10,3]` has 08, 09, 10 and 3."""
+    found = []
+    for part in brackets[1:-1].split(","):
+        first, _, last = part.partition("-")
+        found += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
+    return found
+
+
+def _node_names(environ: Mapping[str, str], nodes: int) -> tuple[str, ...]:
+    """Ours first; none where they are not as many as they should be."""
+    names = hostnames(environ.get("SLURM_JOB_NODELIST", ""))
+    here = environ.get("SLURMD_NODENAME", "")
+    names.sort(key=lambda name: name != here)
+    return tuple(names) if len(names) == nodes else ()
 
 
 def seconds_left(environ: Mapping[str, str] = os.environ, clock: Callable[[], float] = time.time) -> float | None:
@@ -63,14 +94,22 @@ def seconds_left(environ: Mapping[str, str] = os.environ, clock: Callable[[], fl
     return slurm.seconds_left(found, environ)
 
 
+class Limit(NamedTuple):
+    """How long a runner may go on; all from now."""
+
+    seconds: float | None  # None: for ever
+    reason: str  # what to say of jobs that this cuts short
+    walltime_s: float | None = None  # when Slurm ends everything, where that is what limits the runner
+
+
 def time_limit(
     asked_s: float | None,
     settings: Mapping[str, Any],
     tell: Callable[[str], None],
     environ: Mapping[str, str] = os.environ,
     clock: Callable[[], float] = time.time,
-) -> tuple[float | None, str]:
-    """How long a runner may go on, and what to say of jobs that this cuts short.
+) -> Limit:
+    """How long a runner may go on.
 
     The shorter of what a person `asked` and what is left to the allocation, less a margin: that of the workflow's
     settings (`compute_node_expiration_buffer_seconds`), else 90 s, but no more than a tenth. Where Slurm does not
@@ -82,12 +121,12 @@ def time_limit(
         tell(f"the end of this allocation is not known: {error}")
         left = None
     if left is None:
-        return asked_s, OWN_END
+        return Limit(asked_s, OWN_END)
     margin = _seconds(settings, "compute_node_expiration_buffer_seconds")
     usable = max(0.0, left - (min(MARGIN_S, 0.1 * left) if margin is None else margin))
     if asked_s is not None and asked_s <= usable:
-        return asked_s, OWN_END
-    return usable, WALLTIME_END
+        return Limit(asked_s, OWN_END)
+    return Limit(usable, WALLTIME_END, left)
 
 
 def patience(settings: Mapping[str, Any]) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -51,11 +52,17 @@ class Prepared(NamedTuple):
         return sbatch.walltime(self.asked["time"] or "")
 
 
-def prepare(store: Store, wish: Wish, program: Sequence[str]) -> Prepared:
+def program() -> list[str]:
+    """What calls torc-spool in an allocation: this very installation, whatever the PATH is there."""
+    script = os.path.join(os.path.dirname(sys.executable), "torc-spool")
+    return [script] if os.access(script, os.X_OK) else [sys.executable, "-m", "torc_spool_cli"]
+
+
+def prepare(store: Store, wish: Wish, program: Sequence[str], key: str | None = None) -> Prepared:
     """The batch script for a wish. Makes the directory of the output, which Slurm does not.
 
-    `program` are the words by which torc-spool is called in the allocation. Raises NotFound, SpecError, UsageError,
-    StorageError.
+    `program` are the words by which torc-spool is called in the allocation, `key` is by what it can be found in Slurm
+    (random where none is given). Raises NotFound, SpecError, UsageError, StorageError.
     """
     workflow = store.workflow
     scheduler = store.scheduler(wish.scheduler)
@@ -68,7 +75,7 @@ def prepare(store: Store, wish: Wish, program: Sequence[str]) -> Prepared:
         spool=os.path.dirname(store.layout.root),
         workflow_id=workflow.id,
         scheduler=scheduler["name"],
-        key=secrets.token_hex(4),
+        key=key or secrets.token_hex(4),
         cwd=workflow.cwd,
         output_dir=naming.storable(os.path.abspath(output)),
         runner_options=_runner_options(store, wish),
@@ -96,31 +103,41 @@ def submit(store: Store, prepared: Prepared, count: int) -> Iterator[Allocation]
 
     Raises SlurmError, StorageError: those that were told before have been submitted nevertheless.
     """
+    make_directory(store)
+    for _ in range(count):
+        answer = slurm.submit(prepared.script, prepared.asked)
+        yield record(store, prepared, answer.job_id, answer.cluster)
+
+
+def make_directory(store: Store) -> None:
+    """Where allocations are recorded; it is there from the first one on. Raises StorageError."""
     directory = store.layout.slurm
     fsops.make_directory(directory, store.directory_mode)
     fsops.check_directory(directory, shared=store.shared)
-    for _ in range(count):
-        answer = slurm.submit(prepared.script, prepared.asked)
-        allocation = Allocation(
-            job_id=answer.job_id,
-            cluster=answer.cluster,
-            scheduler=prepared.launch.scheduler,
-            key=prepared.launch.key,
-            nodes=prepared.nodes,
-            walltime_s=prepared.walltime_s,
-            one_runner_per_node=prepared.launch.one_runner_per_node,
-            max_parallel_jobs=prepared.max_parallel_jobs,
-            submitted=time.time(),
-            submitted_by=user_name(),
-            submitted_on=processes.host_name(),
-            output=sbatch.log(prepared.launch, answer.job_id),
-            asked=prepared.asked,
-        )
-        _record(store, allocation)
-        yield allocation
 
 
-def _record(store: Store, allocation: Allocation) -> None:
+def record(store: Store, prepared: Prepared, job_id: str, cluster: str | None = None) -> Allocation:
+    """Remember an allocation that Slurm has. Raises UsageError, StorageError."""
+    allocation = Allocation(
+        job_id=job_id,
+        cluster=cluster,
+        scheduler=prepared.launch.scheduler,
+        key=prepared.launch.key,
+        nodes=prepared.nodes,
+        walltime_s=prepared.walltime_s,
+        one_runner_per_node=prepared.launch.one_runner_per_node,
+        max_parallel_jobs=prepared.max_parallel_jobs,
+        submitted=time.time(),
+        submitted_by=user_name(),
+        submitted_on=processes.host_name(),
+        output=sbatch.log(prepared.launch, job_id),
+        asked=prepared.asked,
+    )
+    _write(store, allocation)
+    return allocation
+
+
+def _write(store: Store, allocation: Allocation) -> None:
     path = store.layout.allocation(allocation.job_id)
     what = f"record allocation {allocation.job_id}, which was submitted nevertheless, in"
     try:

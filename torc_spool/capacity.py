@@ -34,6 +34,7 @@ class Capacity(NamedTuple):
     gpus: tuple[str, ...] = ()  # as they stand in the variable: an index, a GPU or a MIG uuid
     gpu_variable: str | None = None  # the variable by which jobs get theirs; None: no gpus known
     num_nodes: int = 1
+    node_names: tuple[str, ...] = ()  # where Slurm says them, our own first; then we start nothing on the others
 
 
 def detect(
@@ -106,7 +107,8 @@ def override(
     if memory_gb is not None:
         capacity = capacity._replace(memory_mib=max(1, math.floor(memory_gb * 1024)))
     if num_nodes is not None:
-        capacity = capacity._replace(num_nodes=num_nodes)
+        names = capacity.node_names if 1 < num_nodes <= len(capacity.node_names) else ()
+        capacity = capacity._replace(num_nodes=num_nodes, node_names=names[:num_nodes])
     if num_gpus is not None:
         enough = num_gpus <= len(capacity.gpus)
         gpus = capacity.gpus[:num_gpus] if enough else tuple(map(str, range(num_gpus)))

@@ -58,6 +58,7 @@ class Executor:
         self._unrecorded: list[Execution] = []  # ended, but the disk would not take it
         self._of: dict[int, tuple[Served, Starter]] = {}  # by id(execution)
         self._ending: Ending | None = None  # what is started from now on ends like all else
+        self._sparing = False  # whether that holds only for jobs that support termination
         self._killing = False
         self.gives_back = False  # whether jobs that cannot be started go back to ready instead of being tried again
         self._retry_at = math.inf
@@ -152,7 +153,7 @@ class Executor:
         started, failed = self._book(wait=wait)
         for execution in started:
             self._launched(execution)
-            ending = execution.ending or self._ending
+            ending = execution.ending or (None if self._is_spared(execution) else self._ending)
             if ending is not None:
                 execution.end(ending, self.grace_s)
             if self._killing:
@@ -360,15 +361,22 @@ class Executor:
             if mine and Cause(execution.name.id, execution.name.attempt) in wishes:
                 execution.end(Ending(Status.CANCELED, "canceled by request"), self.grace_s)
 
-    def end_all(self, reason: str) -> None:
-        """Give every job its notice; those without a process go back to ready."""
-        self._ending = Ending(Status.TERMINATED, reason)
+    def end_all(self, reason: str, *, spare: bool = False) -> None:
+        """Give every job its notice; those without a process go back to ready.
+
+        `spare`: only those that support termination; the others run on until this is called without it.
+        """
+        self._ending, self._sparing = Ending(Status.TERMINATED, reason), spare
         self.gives_back = True
         self._give_up_at = time.monotonic() + self.grace_s + 2 * RECORD_RETRY_S
         for execution in self._under_way():
-            execution.end(self._ending, self.grace_s)
+            if not self._is_spared(execution):
+                execution.end(self._ending, self.grace_s)
         self.errands.end_all(self.grace_s)
         self._give_back_unstarted()
+
+    def _is_spared(self, execution: Execution) -> bool:
+        return self._sparing and not execution.job.supports_termination
 
     def kill_all(self) -> None:
         """SIGKILL for every job, at once."""

@@ -22,6 +22,7 @@ class Options(NamedTuple):
     any_scheduler: bool = False
     time_limit_s: float | None = None
     end_reason: str = OWN_END  # why the end of the time terminates jobs
+    walltime_s: float | None = None  # when Slurm ends everything, where that is why the time ends
     grace_s: float = 10.0
     limit_resources: bool = True
     output_dir: str | None = None

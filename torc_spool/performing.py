@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from torc_spool import actions, naming, triggers
+from torc_spool import actions, allocations, fsops, naming, scheduling, slurm, triggers
 from torc_spool.actions import Lying
 from torc_spool.errands import CODE_CANNOT_START, Errand, Errands
 from torc_spool.errors import DamagedFile, StorageError
@@ -58,6 +58,7 @@ class Performer:
         self.watch = triggers.Watch()
         served.settler.watch = self.watch
         self._current: tuple[Action, ActionName, Errand] | None = None
+        self._resumed: ActionName | None = None  # what is performed now, when another had begun it
         self._known: dict[str, Action] = {}  # contents by file name
         self._own: dict[int, tuple[Action, ActionName]] | None = None  # of each runner, and not yet performed by us
         self._begun = False  # whether the actions of the start are behind us; a finished workflow may start again
@@ -65,9 +66,12 @@ class Performer:
         self._leaving = False
         self._unsure = False  # whether an action may be ours without our knowing
         self._sick = False  # this node can start no command: actions are left to others
+        self._environ = environ
+        self._spool = spool
         self.waits = False  # for another runner, who performs an action of the start
         self._said: set[ActionName] = set()
         self._asked = False  # whether it was ever looked what others have left undone
+        self._unable: set[int] = set()  # actions that this node cannot perform, once that is said
         self._looked = -math.inf
         self._cost = 0.0
         self.stale = True  # whether actions may have been put back to waiting
@@ -94,7 +98,12 @@ class Performer:
         return not self._is_before_jobs()
 
     def _is_before_jobs(self) -> bool:
-        return self._current is not None and self._current[0].trigger in triggers.BEFORE_JOBS
+        """Nodes that jobs want to have need not be there before others of them run."""
+        if self._current is None:
+            return False
+        action = self._current[0]
+        is_for_more = action.kind == actions.SCHEDULE_NODES and action.trigger is Trigger.JOBS_READY
+        return action.trigger in triggers.BEFORE_JOBS and not is_for_more
 
     def _is_finished(self) -> bool:
         if self._served.finished and self._served.due(time.monotonic()):
@@ -114,7 +123,11 @@ class Performer:
         for name in self._listed("waiting").values():
             if name.trigger is Trigger.WORKFLOW_START and self._claim_and_begin(name):
                 return False
-        self.waits = self._others_start()
+        running = self._listed("running").values()
+        alive = actions.living(self._store) if running else {}
+        if self._resume(running, alive):
+            return False
+        self.waits = self._others_start(running, alive)
         if self.waits:
             return False
         for action, name in list(self._of_ours().values()):
@@ -123,22 +136,53 @@ class Performer:
         self._begun = self._entered = self.watch.due = True
         return True
 
-    def _others_start(self) -> bool:
+    def _others_start(self, running: Iterable[ActionName], alive: Mapping[str, str]) -> bool:
         """Whether a living runner performs an action of the workflow's start. One that is silent is not waited for."""
-        running = self._listed("running").values()
         starting = [name for name in running if name.trigger is Trigger.WORKFLOW_START]
         if not starting:
             return False
-        alive = self._tell_interrupted(running)
+        self._tell_interrupted(running, alive)
         for name in starting:
             if alive.get(name.runner or "") == "silent" and name not in self._said:
                 self._said.add(name)
                 self._tell(f"{_title(name)}: runner {name.runner}, which performs it, is silent; going on without it")
         return any(alive.get(name.runner or "") == "alive" for name in starting)
 
-    def _tell_interrupted(self, running: Iterable[ActionName]) -> Mapping[str, str]:
-        """Say once what nobody performs any more; returns the states of the runners that may live."""
-        alive = actions.living(self._store)
+    def _resume(self, running: Iterable[ActionName], alive: Mapping[str, str]) -> bool:
+        """Go on with what a dead performer has begun, where that can be done; True when one was begun."""
+        for name in actions.interrupted(running, alive):
+            action = self._load("running", name)
+            if action is None or action.kind != actions.SCHEDULE_NODES or not self._can_perform(action):
+                continue
+            scheduling.bury(self._store, name)
+            owner = self._served.owner()
+            try:
+                mine = actions.take_over(self._store, name, owner.name)
+            except StorageError:
+                self._unsure = self.stale = True
+                raise
+            if mine is not None:
+                self._tell(f"{_title(name)} was interrupted: runner {name.runner} is gone; going on with it")
+                self._begin(action, mine, again=True)
+                return True
+        return False
+
+    def _can_perform(self, action: Action) -> bool:
+        """Whether this node can; says once when it cannot."""
+        if self._sick or action.kind != actions.SCHEDULE_NODES:
+            return not self._sick
+        is_here = slurm.is_here(self._environ)
+        if not is_here and action.number not in self._unable:
+            self._unable.add(action.number)
+            words = f"slurm schedule-nodes {self._served.id} --actions"
+            self._tell(
+                f"action {action.number} ({action.trigger}) waits: sbatch is not installed here; "
+                f"where it is: torc-spool {words}"
+            )
+        return is_here
+
+    def _tell_interrupted(self, running: Iterable[ActionName], alive: Mapping[str, str]) -> None:
+        """Say once what nobody performs any more."""
         for name in actions.interrupted(running, alive):
             if name in self._said:
                 continue
@@ -148,7 +192,6 @@ class Performer:
                 f"{_title(name)} was interrupted: runner {name.runner} is gone; "
                 f"if it is to be performed again: torc-spool {words}"
             )
-        return alive
 
     # -- looking --------------------------------------------------------------------------------------------
 
@@ -166,7 +209,6 @@ class Performer:
             is_due = self._begun or name.trigger is not Trigger.WORKFLOW_START
             if is_due and (action := self._load("waiting", name)) is not None:
                 files[number] = (action, name)
-        files = {number: each for number, each in files.items() if actions.performs(each[0])}
         if self._entered:
             files |= self._of_ours()
         waiting = {number: action for number, (action, _) in files.items()}
@@ -190,9 +232,12 @@ class Performer:
         if self.waits or self._current is not None or (self._served.finished and is_fresh):
             return False
         self._asked = True
-        running = self._listed("running")
+        running = self._listed("running").values()
         if running:
-            self._tell_interrupted(running.values())
+            alive = actions.living(self._store)
+            if self._resume(running, alive):
+                return True
+            self._tell_interrupted(running, alive)
         return self.look()
 
     def _listed(self, where: str) -> dict[int, ActionName]:
@@ -221,7 +266,7 @@ class Performer:
             self._own = {}
             for number, name in self._listed("persistent").items():
                 action = self._load("persistent", name)
-                if action is not None and actions.performs(action):
+                if action is not None:
                     self._own[number] = (action, name)
         return self._own
 
@@ -229,7 +274,7 @@ class Performer:
 
     def _claim_and_begin(self, name: ActionName) -> bool:
         action = self._load("waiting", name)
-        if action is None or self._sick or not actions.performs(action):
+        if action is None or not self._can_perform(action):
             return False
         runner = self._served.owner().name
         try:
@@ -249,23 +294,31 @@ class Performer:
         for name in self._listed("running").values():
             action = self._load("running", name) if name.runner == self._runner else None
             if action is not None:
-                self._begin(action, name)
+                self._begin(action, name, again=action.kind == actions.SCHEDULE_NODES)
                 return True
         self._unsure = False
         return False
 
     def _begin_own(self, action: Action, name: ActionName) -> bool:
         self._of_ours().pop(name.number, None)
-        if self._sick:
+        if not self._can_perform(action):
             return False
         self._begin(action, name._replace(runner=self._served.owner().name))
         return True
 
-    def _begin(self, action: Action, name: ActionName) -> None:
+    def _commands(self, action: Action, name: ActionName, again: bool) -> tuple[str, ...]:
+        if action.kind != actions.SCHEDULE_NODES:
+            return action.commands
+        words = [*allocations.program(), "--spool", self._spool, *(["--allow-shared"] if self._store.shared else [])]
+        words += ["slurm", "schedule-nodes", str(self._served.id), "--performing", str(name.number)]
+        words += ["--key", scheduling.key(self._store, name)]
+        return (shlex.join(words + (["--again"] if again else [])),)
+
+    def _begin(self, action: Action, name: ActionName, *, again: bool = False) -> None:
         out, err = naming.action_output_names(self._served.id, name, self._runner)
         task = f"{self._runner}/{self._served.id}/action-{name.number}.{name.performance or 0}"
         errand = Errand(
-            action.commands,
+            self._commands(action, name, again),
             task=(TASK_VARIABLE, task),
             environment=self._environment,
             own={"TORC_ACTION": str(action.number), "TORC_ACTION_TRIGGER": str(action.trigger)},
@@ -273,6 +326,7 @@ class Performer:
             outputs=(f"{self._output_dir}/{out}", f"{self._output_dir}/{err}"),
         )
         self._current = (action, name, errand)
+        self._resumed = name if again else None
         self._note("action_start", name)
         self._errands.begin(errand, self._over)
 
@@ -283,13 +337,13 @@ class Performer:
     def _over(self, errand: Errand) -> None:
         """The commands have ended: x2, or what else follows. Raises StorageError, and is then called again."""
         assert self._current is not None
-        name = self._current[1]
+        action, name, _ = self._current
         never = not errand.begun and (errand.notice or errand.trouble is not None)
         self._sick = self._sick or errand.trouble is not None
         cut_short = errand.code is None or (errand.notice and errand.code != 0)
-        if name.performance is not None and never:
+        if name.performance is not None and never and name != self._resumed:
             actions.put_back(self._store, Lying("running", name))
-        elif name.performance is None or cut_short:
+        elif name.performance is None or cut_short or never:
             pass  # nothing is kept of it, or it stays where it lies: interrupted
         elif not actions.finish(self._store, name, errand.code or 0):
             self._tell(f"{_title(name)} was put back to be performed again; what it did here is not recorded")
@@ -298,6 +352,8 @@ class Performer:
         self.watch.due = True
         if cut_short and not never:
             self._tell(f"{_title(name)} was cut short; stderr: {errand.stderr}")
+        elif errand.code and action.kind == actions.SCHEDULE_NODES:
+            self._tell(f"{_title(name)} failed: {errand.trouble or _last_words(errand)}")
         elif errand.code:
             command = errand.commands[errand.at]
             why = errand.trouble or f"returned {errand.code}"
@@ -377,6 +433,14 @@ class Performers:
             else:
                 begun = performer.leave(within_s=within_s if stopped else math.inf) or begun
         return begun
+
+
+def _last_words(errand: Errand) -> str:
+    """The last line that a command has written to its stderr."""
+    content = fsops.read(errand.stderr)
+    lines = content.data.decode(errors="replace").split("\n") if content else []
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1].removeprefix("torc-spool: ") if said else f"returned {errand.code}; stderr: {errand.stderr}"
 
 
 def _title(name: ActionName) -> str:

@@ -15,10 +15,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+PR_SET_PDEATHSIG = 1
 KILL_TIMEOUT_S = 10.0
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -52,6 +53,27 @@ def pid_namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
+
+
+def dying_with_parent() -> Callable[[], None] | None:
+    """What a child calls before its program, to be killed when its parent dies; None where that is not possible."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (AttributeError, OSError):
+        return None
+    arguments = tuple(ctypes.c_ulong(value) for value in (signal.SIGKILL, 0, 0, 0))
+    option, parent = ctypes.c_int(PR_SET_PDEATHSIG), os.getpid()
+
+    def die_with_parent() -> None:
+        prctl(option, *arguments)
+        if os.getppid() != parent:
+            os._exit(1)  # it has died already
+
+    return die_with_parent
 
 
 def set_subreaper() -> bool:

@@ -32,6 +32,7 @@ from torc_spool.wakeup import NOTICE, Wakeup
 TROUBLES = 3  # so many times an idle runner tries again what the filesystem refuses
 TROUBLE_PAUSE_S = 5.0
 COMPLAINT_S = 60.0
+LAST_S = 10.0  # before the end of the allocation all is over: what is recorded then takes its time
 LOCAL_POLL_S = 60.0  # file events tell of most things
 NETWORK_POLL_S = 30.0  # they do not cross hosts
 SILENT_S = 1.5 * actors.HEARTBEAT_S  # a busy runner asks Slurm only about those that have missed a heartbeat
@@ -74,6 +75,8 @@ class Runner:
         self._signals: list[int] = []
         self._fenced = self._leaving = False
         self._ends_at: float | None = None
+        self._walltime_at = -math.inf  # when Slurm ends everything, where that is known
+        self._spared_until = math.inf  # when those have their notice that were spared at the end
         self._idle_since: float | None = None
         self._beat_at = 0.0
         self._pace = Pace(1.0)
@@ -107,6 +110,8 @@ class Runner:
         self._beat_at = now + actors.HEARTBEAT_S
         if self.options.time_limit_s is not None:
             self._ends_at = now + self.options.time_limit_s
+        if self.options.walltime_s is not None:
+            self._walltime_at = now + self.options.walltime_s
         for served in list(self.served.values()):
             self._first_look(served)
 
@@ -172,6 +177,7 @@ class Runner:
             self._hold_off if self._hold_off > now else math.inf,
             self.executor.next_at(),
             self._notice_at(),
+            self._spared_until,
         )
         if self._idle_since is not None and self.options.wait_for_new_jobs_s:
             at = min(at, self._idle_since + self.options.wait_for_new_jobs_s)
@@ -308,6 +314,9 @@ class Runner:
             self.executor.gives_back = True
         if now >= self._notice_at() and self._stage in (Stage.CLAIMING, Stage.FINISHING):
             self._end_jobs(self.options.end_reason)
+        if now >= self._spared_until and self._stage is Stage.ENDING:
+            self._spared_until = math.inf
+            self.executor.end_all(WALLTIME_END)
 
     def _notice_at(self) -> float:
         """When jobs get their notice: a grace before the end of time, but at most a tenth of it."""
@@ -344,7 +353,7 @@ class Runner:
                     self._end_jobs(WALLTIME_END)
                 continue
             name = signal.Signals(number).name
-            if self._stage in (Stage.CLAIMING, Stage.FINISHING):
+            if self._stage in (Stage.CLAIMING, Stage.FINISHING) or self._spared_until < math.inf:
                 self._tell(f"{name}: jobs have {self.options.grace_s:g} s to end; once more to end at once")
                 self._end_jobs(f"the runner was stopped by {name}")
             else:
@@ -358,9 +367,13 @@ class Runner:
                 self.executor.cancel(served, served.wishes()[0])
 
     def _end_jobs(self, reason: str) -> None:
-        """Claim nothing more, and give every job its notice."""
+        """Claim nothing more, and give every job its notice. At the end of the walltime those that do not support
+        termination run on as long as they can: perhaps they come to their end."""
         self._stage = Stage.ENDING
-        self.executor.end_all(reason)
+        last = self._walltime_at - self.options.grace_s - LAST_S
+        is_spare = reason == WALLTIME_END and time.monotonic() < last
+        self._spared_until = last if is_spare else math.inf
+        self.executor.end_all(reason, spare=is_spare)
 
     def _be_fenced(self, fenced: Fenced) -> None:
         """Others hold our work: kill it, record nothing."""

@@ -60,12 +60,21 @@ class Launch(NamedTuple):
     spool: str
     workflow_id: int
     scheduler: str
-    key: str  # hex digits, in the allocation's comment
+    key: str  # in the allocation's comment, by which it is found
     cwd: str
     output_dir: str  # of the allocation's own output; must be there when it starts
     runner_options: Sequence[str] = ()
     one_runner_per_node: bool = False
     grace_s: float = DEFAULT_GRACE_S
+
+    @property
+    def job_name(self) -> str:
+        return f"torc-spool-{self.workflow_id}-{self.scheduler}"
+
+    @property
+    def mark(self) -> str:
+        """The last word of the allocation's comment."""
+        return f"torc-spool:{self.workflow_id}:{self.key}"
 
     @property
     def lead_s(self) -> int:
@@ -129,7 +138,7 @@ def script(asked: Options, launch: Launch) -> str:
     """
     nodes = asked["nodes"]
     said = {
-        "job-name": f"torc-spool-{launch.workflow_id}-{launch.scheduler}",
+        "job-name": launch.job_name,
         "comment": _comment(asked.get("comment"), launch),
         "chdir": launch.cwd,
         "output": _log(launch, "o"),
@@ -192,8 +201,7 @@ def _log(launch: Launch, end: str) -> str:
 
 
 def _comment(own: str | None, launch: Launch) -> str:
-    key = f"torc-spool:{launch.workflow_id}:{launch.key}"
-    return f"{own} {key}" if own else key
+    return f"{own} {launch.mark}" if own else launch.mark
 
 
 def _read(fields: Mapping[str, Any], where: str) -> Options:

@@ -33,6 +33,7 @@ class Offer(NamedTuple):
     seconds_left: float | None = None  # None: no end of time
     slots: int | None = None  # how many jobs more; None: no limit
     ignore_resources: bool = False  # queue-depth parallelism: only the slots count
+    own_node_only: bool = False  # jobs of one node run on the first; the others are for those that spread themselves
 
     @classmethod
     def idle(
@@ -43,8 +44,14 @@ class Offer(NamedTuple):
         seconds_left: float | None = None,
         slots: int | None = None,
         ignore_resources: bool = False,
+        own_node_only: bool = False,
     ) -> Offer:
-        return cls(capacity, (capacity,) * num_nodes, seconds_left, slots, ignore_resources)
+        return cls(capacity, (capacity,) * num_nodes, seconds_left, slots, ignore_resources, own_node_only)
+
+    @property
+    def nodes_for_one(self) -> tuple[Free, ...]:
+        """Those on which jobs of one node may run."""
+        return self.nodes[:1] if self.own_node_only else self.nodes
 
 
 class Entry(NamedTuple):
@@ -174,21 +181,24 @@ def select(queue: ReadyQueue, offer: Offer) -> list[Pick]:
 def place(needs: Needs, nodes: list[Free], offer: Offer) -> tuple[int, ...] | None:
     """The nodes that a job would run on, or None when it does not fit.
 
-    A one-node job goes to the first node with room; one of n > 1 nodes takes n nodes that nobody uses.
+    A one-node job goes to the first node with room; one of n > 1 nodes takes n nodes that nobody uses, the last ones
+    where only the first can do the work of one-node jobs.
     """
     if offer.ignore_resources:
         return (0,)
     if offer.seconds_left is not None and needs.runtime_s > offer.seconds_left:
         return None
     if needs.num_nodes == 1:
-        for index, free in enumerate(nodes):
+        for index, free in enumerate(nodes[:1] if offer.own_node_only else nodes):
             if _fits(needs, free):
                 return (index,)
         return None
     if not _fits(needs, offer.capacity):
         return None
     whole = [index for index, free in enumerate(nodes) if free == offer.capacity]
-    return tuple(whole[: needs.num_nodes]) if len(whole) >= needs.num_nodes else None
+    if len(whole) < needs.num_nodes:
+        return None
+    return tuple(whole[-needs.num_nodes :] if offer.own_node_only else whole[: needs.num_nodes])
 
 
 def _fits(needs: Needs, free: Free) -> bool:
@@ -252,11 +262,12 @@ def why_not(needs: Needs, left: Offer) -> str:
     if needs.num_nodes > 1:
         whole = sum(1 for free in left.nodes if free == left.capacity)
         return f"needs {needs.num_nodes} whole nodes, {whole} are free"
-    best = max(left.nodes)
+    nodes = left.nodes_for_one
+    best = max(nodes)
     for wanted, has, unit in (
         (needs.num_cpus, best.cpus, "cpus"),
-        (needs.num_gpus, max(free.gpus for free in left.nodes), "gpus"),
-        (needs.memory_mib, max(free.memory_mib for free in left.nodes), "MiB of memory"),
+        (needs.num_gpus, max(free.gpus for free in nodes), "gpus"),
+        (needs.memory_mib, max(free.memory_mib for free in nodes), "MiB of memory"),
     ):
         if wanted > has:
             return f"needs {_count(wanted, unit)}, {has} are free"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torc_spool import select
@@ -16,6 +17,7 @@ class Grant(NamedTuple):
     needs: Needs
     nodes: tuple[int, ...]
     devices: tuple[str, ...]  # of the job's first node
+    hosts: tuple[str, ...] = ()  # of a job of several nodes, where their names are known
 
 
 class Slots:
@@ -28,6 +30,7 @@ class Slots:
         self._whole = Free(capacity.num_cpus, capacity.memory_mib, len(capacity.gpus))
         self._nodes = [self._whole] * capacity.num_nodes
         self._devices = [list(capacity.gpus) for _ in self._nodes]
+        self._own_node_only = len(capacity.node_names) > 1
 
     @property
     def ignores_resources(self) -> bool:
@@ -38,20 +41,24 @@ class Slots:
         if self.max_parallel_jobs is not None:
             slots = max(0, self.max_parallel_jobs - self.running)
             return Offer(self._whole, tuple(self._nodes), None, slots, ignore_resources=True)
-        return Offer(self._whole, tuple(self._nodes), seconds_left)
+        return Offer(self._whole, tuple(self._nodes), seconds_left, own_node_only=self._own_node_only)
 
     def take(self, pick: Pick) -> Grant:
         """Give a picked job its share. The pick is one that `select` made of this offer."""
         self.running += 1
         if self.ignores_resources:
-            return Grant(pick.needs, (), ())
+            return Grant(pick.needs, (), (), self._hosts(pick.needs, range(pick.needs.num_nodes)))
         select.occupy(pick.needs, self._nodes, pick.nodes)
         devices: tuple[str, ...] = ()
         for index in pick.nodes:
             count = pick.needs.num_gpus
             given, self._devices[index] = self._devices[index][:count], self._devices[index][count:]
             devices = devices or tuple(given)
-        return Grant(pick.needs, pick.nodes, devices)
+        return Grant(pick.needs, pick.nodes, devices, self._hosts(pick.needs, pick.nodes))
+
+    def _hosts(self, needs: Needs, nodes: Iterable[int]) -> tuple[str, ...]:
+        names = self.capacity.node_names
+        return tuple(names[index] for index in nodes if index < len(names)) if needs.num_nodes > 1 else ()
 
     def free(self, grant: Grant) -> None:
         """Take a job's share back."""

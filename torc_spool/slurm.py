@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
-from torc_spool import sbatch
+from torc_spool import processes, sbatch
 from torc_spool.errors import SlurmError, SpecError
 
 SBATCH_TIMEOUT_S = 120.0  # a busy controller lets one wait
@@ -46,6 +48,7 @@ def submit(script: str, asked: Mapping[str, str | None], environ: Mapping[str, s
             stdin=script,
             environ=submit_environment(asked, environ),
             timeout_s=SBATCH_TIMEOUT_S,
+            dies_with_us=True,  # what is left of us shall ask for nothing while others look what we have asked for
         )
     except SlurmError as error:
         raise SlurmError(error.command, error.said, error.hint or hint(error.said)) from None
@@ -72,6 +75,28 @@ def submit_environment(asked: Mapping[str, str | None], environ: Mapping[str, st
     }
 
 
+def is_here(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether allocations can be asked for where this process runs, as far as that can be seen."""
+    return shutil.which("sbatch", path=environ.get("PATH", os.defpath)) is not None
+
+
+def submitted(job_name: str, mark: str, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The numbers of the allocations whose comment ends with a mark, oldest first. Raises SlurmError.
+
+    Slurm forgets what has ended after some minutes; accounting remembers it, where there is one.
+    """
+    queue = ["squeue", "--noheader", "--states=all", f"--name={job_name}", "--format=%A %k"]
+    lines = call(queue, environ=environ, timeout_s=QUERY_TIMEOUT_S).splitlines()
+    history = ["sacct", "--noheader", "--parsable2", "--allocations", f"--name={job_name}", "--starttime=now-30days"]
+    with suppress(SlurmError):
+        answer = call(
+            [*history, "--delimiter= ", "--format=JobIDRaw,Comment"], environ=environ, timeout_s=QUERY_TIMEOUT_S
+        )
+        lines += answer.splitlines()
+    found = {words[0] for line in lines if len(words := line.split()) > 1 and words[-1] == mark}
+    return sorted((number for number in found if number.isdecimal()), key=int)
+
+
 def hint(said: str) -> str | None:
     """What to do about a refusal."""
     return next((what for word, what in _HINTS if word in said.lower()), None)
@@ -91,7 +116,14 @@ def seconds_left(job_id: str, environ: Mapping[str, str] = os.environ) -> int | 
         raise SlurmError("squeue", f"says {answer!r} of the time left to allocation {job_id}") from None
 
 
-def call(words: Sequence[str], *, stdin: str = "", environ: Mapping[str, str] = os.environ, timeout_s: float) -> str:
+def call(
+    words: Sequence[str],
+    *,
+    stdin: str = "",
+    environ: Mapping[str, str] = os.environ,
+    timeout_s: float,
+    dies_with_us: bool = False,
+) -> str:
     """What a command of Slurm prints. Raises SlurmError when it is not there, fails, or does not answer in time."""
     command = words[0]
     try:
@@ -102,6 +134,7 @@ def call(words: Sequence[str], *, stdin: str = "", environ: Mapping[str, str] = 
             env=dict(environ),
             timeout=timeout_s,
             check=False,
+            preexec_fn=processes.dying_with_parent() if dies_with_us else None,
         )
     except FileNotFoundError:
         raise SlurmError(

@@ -141,7 +141,7 @@ def _workflow(document: Any) -> WorkflowSpec:
         slurm_defaults=read_slurm_defaults(record.slurm_defaults),
         jobs_sort_method=None if record.jobs_sort_method == "none" else record.jobs_sort_method,
         settings=kept(record),
-        notes=notes(record, jobs, user_data, actions),
+        notes=notes(record, jobs, user_data),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torc_spool.model import Action, Job, UserData
+from torc_spool.model import Job, UserData
 from torc_spool.specactions import OF_JOBS
 from torc_spool.specrecords import WorkflowRecord
 
@@ -24,7 +24,6 @@ KEPT = {  # fields of the file that go into the workflow's settings as they are 
     "access_groups": "who may do what is for the permissions of the spool's directory to say",
 }
 _OF_JOBS = {
-    "supports_termination": "every job that has to end gets SIGTERM and then its grace, whatever this says",
     "termination_signal": "every job that has to end gets SIGTERM and then its grace",
 }
 _OF_NODES = ("scheduler", "scheduler_type", "num_allocations", "start_one_worker_per_node", "max_parallel_jobs")
@@ -39,7 +38,6 @@ def notes(
     record: WorkflowRecord,
     jobs: Sequence[Job],
     user_data: Iterable[UserData],
-    actions: Iterable[Action],
 ) -> tuple[str, ...]:
     """One for each field that is given, in the order of the records' fields."""
     said = [
@@ -62,8 +60,6 @@ def notes(
         for item in record.actions
     ):
         said.append("actions: only schedule_nodes is about allocations; what run_commands says of them is left out")
-    if any(action.kind == "schedule_nodes" for action in actions):
-        said.append("actions: schedule_nodes is not performed yet")
     return tuple(said)
 
 

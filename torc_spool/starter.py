@@ -21,6 +21,7 @@ _BASHES = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash")
 BASH = next((path for path in _BASHES if os.access(path, os.X_OK)), _BASHES[0])
 
 _OWN_VARIABLES = ("TORC_JOB_ID", "TORC_JOB_NAME", "TORC_ATTEMPT_ID", TASK_VARIABLE)
+_OF_NODES = ("TORC_NODELIST", "TORC_NUM_NODES")  # for jobs of several nodes alone
 _RETURN_CODE = "TORC_RETURN_CODE"  # for recovery scripts alone
 _OUTPUT_TRIES = 3
 
@@ -81,7 +82,7 @@ class Starter:
             "TORC_SPOOL_DIR": spool,
             "TORC_RUNNER": runner,
         }
-        self._reserved = {*_OWN_VARIABLES, _RETURN_CODE, gpu_variable, *fixed}
+        self._reserved = {*_OWN_VARIABLES, *_OF_NODES, _RETURN_CODE, gpu_variable, *fixed}
         self._inherited = {**self._givable(environ), **fixed}
         self._environment = Environment(self._inherited, self._givable(workflow.env))
         self._stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -152,6 +153,9 @@ class Starter:
         variables = dict(zip(_OWN_VARIABLES, own, strict=True))
         if script is not None:
             variables[_RETURN_CODE] = str(script.return_code)
+        hosts = execution.grant.hosts
+        if hosts:
+            variables |= dict(zip(_OF_NODES, (",".join(hosts), str(len(hosts))), strict=True))
         if self._gpu_variable is not None:
             variables[self._gpu_variable] = ",".join(execution.grant.devices)
         return variables
