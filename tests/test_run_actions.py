@@ -126,6 +126,16 @@ def test_no_runner_claims_while_another_performs_the_start(lab: Lab, pipe: cliut
     assert log(lab) == ["start", "one"]
 
 
+def test_a_performer_that_was_declared_dead_records_no_failure_of_what_was_killed(lab: Lab, pipe: cliutil.Gate) -> None:
+    submit(lab, {"one": write("one")}, Do(Trigger.WORKFLOW_START, (pipe.only_wait,)))
+    runner = lab.start("run", 1)
+    await_action(lab, 1, "running")
+    (name,) = lab.ls("pending")
+    lab.torc("recover", 1, "--dead", name)
+    assert "its jobs were given to others" in runner.wait(code=4).stderr
+    assert states(lab) == ["interrupted"]
+
+
 def test_a_killed_performer_leaves_it_interrupted_until_it_is_repeated(lab: Lab, pipe: cliutil.Gate) -> None:
     note = f"echo $$ > {lab.base}/pid"
     submit(lab, {"one": write("one")}, Do(Trigger.WORKFLOW_START, (f"{note}; {pipe.only_wait}; {write('start')}",)))

@@ -15,7 +15,7 @@ from torc_spool.actions import Lying
 from torc_spool.errands import CODE_CANNOT_START, Errand, Errands
 from torc_spool.errors import DamagedFile, StorageError
 from torc_spool.execution import TASK_VARIABLE
-from torc_spool.model import Action, Trigger
+from torc_spool.model import Action, Status, Trigger
 from torc_spool.naming import ActionName
 from torc_spool.served import FINISHED_AGE_S, LISTING_SHARE, Served
 from torc_spool.spawn import Environment
@@ -335,8 +335,10 @@ class Performer:
         self._served.owner().note(line)
 
     def _over(self, errand: Errand) -> None:
-        """The commands have ended: x2, or what else follows. Raises StorageError, and is then called again."""
+        """The commands have ended: x2, or what else follows. Raises StorageError, and is then called again; Fenced."""
         assert self._current is not None
+        if errand.code and self._served.actor is not None:
+            self._served.actor.check_owned(Status.RUNNING)  # what a taker has killed did not fail
         action, name, _ = self._current
         never = not errand.begun and (errand.notice or errand.trouble is not None)
         self._sick = self._sick or errand.trouble is not None
