@@ -219,7 +219,10 @@ def submit_slurm(
             rows = generate.rows(made.groups)
             row = {"id": workflow_id, "name": made.spec.name, "jobs": len(made.spec.jobs)}
             show_json({**row, "plan": rows, "allocations": submitted})
-    say(f"submitted {len(submitted)} allocations; see squeue --me, and {command(spool.path, f'status {workflow_id}')}")
+    plural = "" if len(submitted) == 1 else "s"
+    say(
+        f"submitted {len(submitted)} allocation{plural}; see squeue --me, and {command(spool.path, f'status {workflow_id}')}"
+    )
 
 
 def _show_dry_run(state: State, made: Generated, output_dir: str | None) -> None:
