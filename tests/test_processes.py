@@ -291,7 +291,7 @@ def test_truly_empty_environment_is_not_waited_for(monkeypatch: pytest.MonkeyPat
     assert read_line(child) == "up"
     with monkeypatch.context() as patched:  # the fixture's own end may have to wait
         patched.setattr("time.sleep", pytest.fail)
-        assert not processes._holds(child.pid, b"any=value")
+        assert not processes._holds(child.pid, [b"any=value"])
 
 
 def test_we_are_never_among_the_marked(job: Job) -> None:
