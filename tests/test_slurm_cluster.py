@@ -17,7 +17,7 @@ TESTBED = Path(__file__).resolve().parent.parent / "scripts" / "testbed-slurm"
 CANNOT = 77
 DEADLINE_S = 180.0  # a guard against a hang, never a measure
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("cluster")]  # one cluster, one worker
 
 lab = cliutil.lab
 
