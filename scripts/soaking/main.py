@@ -39,7 +39,7 @@ def main() -> int:
         print(f"soak: the disk never gets full: no tmpfs to be had ({why_not})")
     sys.stdout.flush()
     began = time.monotonic()
-    soak = Soak(world, options.jobs, seed)
+    soak = Soak(world, options.jobs, seed, at_most=options.workflows)
     try:
         soak.work(options.minutes * 60)
         soak.drain()
@@ -64,20 +64,22 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
     parser.add_argument("--runners", type=int, default=4, metavar="N", help="at work at one time (4)")
     parser.add_argument("--jobs", type=int, default=100, metavar="M", help="of each workflow (100)")
+    parser.add_argument("--workflows", type=int, metavar="W", help="at most, in all (as many as there is time for)")
     parser.add_argument("--minutes", type=float, default=1, metavar="T", help="of new workflows and faults (1)")
     parser.add_argument("--seed", type=int, metavar="S", help="of all that is random; default: another one each time")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="to work in; is kept. Default: a temporary one")
     options = parser.parse_args()
-    if min(options.runners, options.jobs) < 1 or options.minutes < 0:
-        parser.error("give at least one runner and one job, and no negative time")
+    least = min(options.runners, options.jobs, 1 if options.workflows is None else options.workflows)
+    if least < 1 or options.minutes < 0:
+        parser.error("give at least one runner, one job and one workflow, and no negative time")
     return options
 
 
 class Soak:
     """Workflows that are submitted, worked on in a bad world, brought to their end, and judged."""
 
-    def __init__(self, world: World, jobs: int, seed: int) -> None:
-        self._world, self._jobs = world, jobs
+    def __init__(self, world: World, jobs: int, seed: int, *, at_most: int | None) -> None:
+        self._world, self._jobs, self._at_most = world, jobs, at_most
         self._random = random.Random(seed + 1)
         self._script = world.base / "job.sh"
         self._script.write_text(JOB)
@@ -88,7 +90,7 @@ class Soak:
         end = time.monotonic() + seconds
         next_fault = time.monotonic() + 1.5
         while (now := time.monotonic()) < end:
-            if len(self._unfinished()) < UNFINISHED:
+            if len(self._workloads) != self._at_most and len(self._unfinished()) < UNFINISHED:
                 self._submit()
             self._world.fill_up()
             self._world.heal()
