@@ -6,6 +6,7 @@ last waits at a `Gate`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 import msgspec
 import psutil
 import pytest
+from forkserver import Forked, ForkServer
 
 from torc_spool import naming, processes, report
 from torc_spool import spec as specs
@@ -49,6 +52,8 @@ torc_spool_cli.main.main(sys.argv[2:])
 """
 
 T = TypeVar("T")
+
+_fork_server: ForkServer | None = None  # of this process of the tests
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
@@ -89,7 +94,7 @@ class Done(NamedTuple):
 class Background:
     """A command that runs while the test does something else."""
 
-    def __init__(self, process: subprocess.Popen[str], output: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str] | Forked, output: Path) -> None:
         self.process, self.pid, self._output = process, process.pid, output
 
     @property
@@ -200,21 +205,25 @@ class Lab:
         command = self.command(*args, program=program)
         if user is not None:
             command[:1] = [sys.executable, "-c", _AS_USER, str(user)]
-        done = subprocess.run(
-            command,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=self._env(env),
-            cwd=cwd or self.cwd,
-            timeout=TIMEOUT_S,
-            **more,
-        )
+        if user is None and not more and self._server(self._env(env)):
+            done = self._forked(command, self._env(env), cwd or self.cwd, stdin)
+        else:
+            started = subprocess.run(
+                command,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=self._env(env),
+                cwd=cwd or self.cwd,
+                timeout=TIMEOUT_S,
+                **more,
+            )
+            done = Done(started.returncode, started.stdout, started.stderr)
         if code is not None:
-            assert done.returncode == code, f"exit code {done.returncode}, expected {code}\n{done.stdout}{done.stderr}"
+            assert done.code == code, f"exit code {done.code}, expected {code}\n{done.stdout}{done.stderr}"
         no_complaint(done.stderr)
-        return Done(done.returncode, done.stdout, done.stderr)
+        return done
 
     def start(
         self,
@@ -228,19 +237,52 @@ class Lab:
         output = self.base / f"background-{len(self._started)}"
         with contextlib.ExitStack() as stack:
             files: list[IO[str]] = [stack.enter_context(open(f"{output}{end}", "w")) for end in (".out", ".err")]
-            process = subprocess.Popen(
-                self.command(*args, program=program),
-                stdin=subprocess.DEVNULL,
-                stdout=files[0],
-                stderr=files[1],
-                text=True,
-                env=self._env(env),
-                cwd=cwd or self.cwd,
-                process_group=0,
-                **more,
-            )
+            command, environment = self.command(*args, program=program), self._env(env)
+            server = None if more else self._server(environment)
+            process: subprocess.Popen[str] | Forked
+            if server is not None:
+                files.insert(0, stack.enter_context(open(os.devnull)))
+                process = server.start(command, environment, cwd or self.cwd, files, own_group=True)
+            else:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=files[0],
+                    stderr=files[1],
+                    text=True,
+                    env=environment,
+                    cwd=cwd or self.cwd,
+                    process_group=0,
+                    **more,
+                )
         self._started.append(Background(process, output))
         return self._started[-1]
+
+    def _server(self, environment: Mapping[str, str]) -> ForkServer | None:
+        """The server of forked commands, where a process with this environment would be as one that is started."""
+        global _fork_server
+        if _fork_server is None:
+            _fork_server = ForkServer(self.env)
+            atexit.register(_fork_server.close)
+        return _fork_server if _fork_server.can(environment) else None
+
+    def _forked(self, command: list[str], environment: Mapping[str, str], cwd: Path, stdin: str) -> Done:
+        assert _fork_server is not None
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(tempfile.TemporaryFile("w+", errors="replace")) for _ in range(3)]
+            files[0].write(stdin)
+            files[0].seek(0)
+            process = _fork_server.start(command, environment, cwd, files, own_group=False)
+            try:
+                code = process.wait(TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+            said = []
+            for file in files[1:]:
+                file.seek(0)
+                said.append(file.read())
+        return Done(code, *said)
 
     def run(self, *args: object, code: int | None = 0, **more: Any) -> Done:
         """`torc-spool run` to its end."""

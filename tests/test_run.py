@@ -718,6 +718,7 @@ def test_a_job_can_submit_more_and_a_runner_of_all_runs_it(lab: Lab) -> None:
     lab.submit(f"{lab.command()[0]} submit child.json")
     runner = lab.start("run", "--wait-for-new-jobs", 1000, env={"TORC_SPOOL_DIR": None}, cwd=lab.spool.parent)
     wait_until(lambda: list(lab.spool.glob("2-more")) and lab.finished(2), "what the job submitted is finished")
+    lab.await_states(1, j1="completed")  # its last words may be read while it still goes away
     assert lab.torc("logs", 1, "j1").stdout == "2\n"
     assert output(lab, "child", 2) == "2\n"
     runner.signal(signal.SIGTERM)
