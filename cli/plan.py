@@ -9,9 +9,9 @@ from typing import NamedTuple
 import click
 
 from torc_spool import dot, report
-from torc_spool.errors import DamagedFile, UsageError
+from torc_spool.errors import UsageError
 from torc_spool.model import Action, Job, Status
-from torc_spool.plan import Circle, Firing, Plan, Stage, as_data, groups, plan, without_runtime
+from torc_spool.plan import Firing, Plan, Stage, as_data, groups, plan, without_runtime
 from torc_spool.quantities import format_duration
 from torc_spool.spool import Spool
 
@@ -19,7 +19,6 @@ from .common import CommonCommand, State, clean, say, show_json, workflow_or_spe
 
 _GROUPS_SHOWN = 20
 _PATH_SHOWN = 20
-_SET_ASIDE = "set_aside"
 
 
 class _Subject(NamedTuple):
@@ -66,13 +65,8 @@ def _of_spec(path: str) -> _Subject:
 
 def _of_workflow(spool: Spool, workflow_id: int) -> _Subject:
     store = spool.open(workflow_id)
-    jobs = list(store.records())
-    snapshot = store.snapshot()
-    states = {job.id: str(snapshot[job.id].status) if job.id in snapshot else _SET_ASIDE for job in jobs}
-    try:
-        return _Subject(store.workflow.name, plan(jobs, store.action_records()), store.workflow.id, states)
-    except Circle as error:
-        raise DamagedFile(store.layout.jobs_file, f"{error}; it was changed after the submit") from error
+    found, states = report.plan(store)
+    return _Subject(store.workflow.name, found, store.workflow.id, states)
 
 
 def _show_dot(subject: _Subject, every_job: bool) -> None:
@@ -121,7 +115,7 @@ def _stage(stage: Stage, states: Mapping[int, str] | None) -> Iterator[str]:
         yield f"  schedulers: {', '.join('(any)' if name is None else name for name in stage.schedulers)}"
     if states is not None:
         counts = Counter(states[job.id] for job in stage.jobs)
-        known = [*(str(each) for each in Status), _SET_ASIDE]
+        known = [*(str(each) for each in Status), report.SET_ASIDE]
         yield f"  now: {', '.join(f'{counts[name]} {name}' for name in known if counts[name])}"
 
 

@@ -62,12 +62,15 @@ def get(context: click.Context, words: tuple[str, ...]) -> None:
 @click.pass_context
 def update(context: click.Context, words: tuple[str, ...], data: str | None, file: str | None) -> None:
     """Put another value in place of one. Of two who do it at once the last one stays."""
+    state = _state(context)
     if (data is None) == (file is None):
         raise UsageError("give either --data JSON or --file FILE")
     text = _read(file) if data is None else data.encode(errors="surrogateescape")
-    store, datum = _find(context, words, _state(context))
+    store, datum = _find(context, words, state)
     store.check_trust()
     userdata.update(store, datum, text)
+    if state.json:
+        show_json({"name": datum.name, "data": msgspec.Raw(text.strip())})
 
 
 def _state(context: click.Context) -> State:

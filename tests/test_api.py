@@ -577,3 +577,58 @@ def test_a_runner_outlives_the_program_that_started_it(spool: Spool, lab: Lab, e
     gate.open()
     assert run.wait(poll=0.05)["jobs"]["completed"] == 1
     wait_until(lambda: run.status()["runners"][0]["state"] == "ended", "the runner has ended")
+
+
+# -- change and go on, user data, actions, the plan ---------------------------------------------------------------
+
+
+def test_what_changed_runs_again(spool: Spool, lab: Lab) -> None:
+    made = Workflow("flow", [Job("a", "echo a"), Job("b", "echo b", depends_on=["a"]), Job("c", "true")])
+    submitted = spool.submit(made)
+    assert submitted.run(num_cpus=1).ok
+    assert submitted.reinitialize() == []
+    made.jobs[0] = Job("a", "echo other")
+    assert [row["name"] for row in submitted.reinitialize(made, dry_run=True)] == ["a", "b"]
+    assert lab.states() == dict.fromkeys("abc", "completed")
+    rows = submitted.reinitialize(made)
+    assert [(row["name"], row["status"]) for row in rows] == [("a", "completed"), ("b", "completed")]
+    assert all(row["reasons"] for row in rows)
+    assert submitted.run(num_cpus=1).ok
+    assert submitted.logs("a") == "other\n"
+    assert {row["name"] for row in submitted.reset_status()} == {"a", "b", "c"}
+    assert submitted.reset_status(failed=True) == []
+
+
+def test_user_data_is_read_and_set(spool: Spool) -> None:
+    submitted = spool.submit(
+        Workflow("flow", [Job("a", "true", input_user_data=["x"])], user_data=[{"name": "x", "data": {"n": 1}}])
+    )
+    assert submitted.user_data("x") == {"n": 1}
+    submitted.set_user_data("x", [1, None, "é"])
+    assert submitted.user_data("x") == [1, None, "é"]
+    with pytest.raises(UsageError, match="user data x: "):
+        submitted.set_user_data("x", object())
+    with pytest.raises(NotFound, match="no user data 'y'"):
+        submitted.user_data("y")
+
+
+def test_actions_and_the_plan_are_shown(spool: Spool) -> None:
+    start = {"trigger_type": "on_workflow_start", "action_type": "run_commands", "commands": ["echo >> started"]}
+    jobs = [Job("a", "true"), Job("b", "true", depends_on=["a"])]
+    submitted = spool.submit(Workflow("flow", jobs, actions=[start]))
+    assert [row["state"] for row in submitted.actions()] == ["waiting"]
+    plan = submitted.plan()
+    assert (plan["id"], plan["name"], len(plan["stages"])) == (1, "flow", 2)
+    assert submitted.run(num_cpus=1).ok
+    assert [row["state"] for row in submitted.actions()] == ["done"]
+    submitted.repeat_action(1)
+    assert [row["state"] for row in submitted.actions()] == ["waiting"]
+    with pytest.raises(NotFound):
+        submitted.repeat_action(2)
+
+
+def test_fsck_says_what_is_wrong(spool: Spool, lab: Lab) -> None:
+    submitted = spool.submit(flow("true"))
+    assert submitted.fsck() == []
+    lab.file("j1").unlink()
+    assert [row["job"] for row in submitted.fsck()] == [1]

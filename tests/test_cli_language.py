@@ -242,6 +242,7 @@ def test_a_value_comes_from_a_file_or_from_stdin(data: Lab) -> None:
         (("update", 1, "late", "--data", "{a: 1}"), "'late': not JSON ("),
         (("update", 1, "late", "--data", ""), "'late': not JSON ("),
         (("update", 1, "late", "--data", "NaN"), "'late': not JSON ("),
+        (("update", 1, "late", "--data", '{"a": 1, "a": 2}'), "'late': not JSON (a key is given twice)"),
         (("update", 1, "late", "--file", "none.json"), "none.json: cannot be read: No such file or directory"),
         (("update", 1, "new", "--data", "1"), "workflow 1 has no user data 'new'"),
     ],
@@ -260,6 +261,12 @@ def test_a_value_that_was_spoiled_by_hand_is_said_and_made_anew(data: Lab) -> No
     assert "is gone; `update` makes it anew" in data.torc("user-data", "get", 1, "late", code=2).sentence()
     data.torc("user-data", "update", 1, "late", "--data", "1")
     assert data.torc("user-data", "get", 1, "late").json == 1
+
+
+def test_an_update_says_what_is_there_now(data: Lab) -> None:
+    assert data.torc("user-data", "update", 1, "late", "--data", "[1]").stdout == ""
+    done = data.torc("user-data", "update", 1, "late", "--data", ' {"a": 1} ', "-f", "json")
+    assert done.json == {"name": "late", "data": {"a": 1}}
 
 
 def test_of_many_updates_at_once_one_value_stays_whole(data: Lab) -> None:

@@ -325,6 +325,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., Elsewhere]]:
         each.close()
 
 
+@pytest.mark.slow
 def test_a_read_only_spool_can_be_looked_at_and_nothing_more(lab: Lab, mounted: Callable[..., Elsewhere]) -> None:
     gate = lab.gate()
     lab.submit("exit 1", gate.wait, "true")

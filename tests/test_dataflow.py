@@ -89,7 +89,10 @@ def test_a_regex_does_not_find_what_is_at_the_jobs_other_end() -> None:
         ([row("a", output_files=["zzz"])], "job 'a': output_files: there is no 'zzz' among the files; define it"),
         ([row("a", command="cat ${files.input.tidi}")], "job 'a': command: there is no 'tidi' among the files; did"),
         ([row("a", invocation_script="${files.output.t}")], "job 'a': invocation_script: there is no 't' among"),
-        ([row("a", command="cat ${files.inputs.raw}")], "job 'a': command: holds a reference that cannot be"),
+        (
+            [row("a", command="cat ${files.inputs.raw}")],
+            "job 'a': command: holds '${files.inputs.raw}', a reference that cannot be",
+        ),
         ([row("a", command="cat ${files.raw}")], "write ${files.input.NAME}"),
         ([row("a", input_file_regexes=["("])], "job 'a': input_file_regexes: '(' is not a regular expression"),
         ([row("a", input_file_regexes=["^b"])], "'^b' is found in none of the names of the files"),

@@ -68,6 +68,7 @@ def stable(output: str) -> str:
 SHOWING = [page for page in PAGES if fences(page, "console")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", SHOWING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_shows_what_its_commands_print(lab: Lab, page: Path) -> None:
     """In a directory with the examples and the files that the page tells to save."""

@@ -135,6 +135,7 @@ def _only(root: Path, pattern: str) -> Path:
     return sorted(root.glob(pattern))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_each_kind_of_harm_is_found(calm: Path, tmp_path: Path, modules: None, damage: str) -> None:
     import evidence

@@ -901,7 +901,7 @@ def _is_whole(seen: Seen) -> bool:
 
 
 FEW = settings(
-    max_examples=80,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

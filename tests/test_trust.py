@@ -117,6 +117,7 @@ def test_the_directories_of_actions_are_looked_at_too(lab: Lab) -> None:
     Spool(str(lab.spool)).open_to_change(1)
 
 
+@pytest.mark.slow
 def test_every_command_that_changes_refuses_and_those_that_look_do_not(flow: Lab) -> None:
     others_may_write(flow.root() / "requests")
     before = {str(path) for path in flow.spool.rglob("*")}

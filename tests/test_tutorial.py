@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import cliutil
+import pytest
 from cliutil import Lab
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +43,7 @@ def test_the_tutorial_prints_what_it_shows(lab: Lab) -> None:
         assert output == shown, f"this prints something else:\n{code}"
 
 
+@pytest.mark.slow
 def test_the_tutorial_is_typed(tmp_path: Path) -> None:
     """As a user's program would be: strictly."""
     script = tmp_path / "tutorial.py"

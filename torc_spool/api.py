@@ -5,17 +5,21 @@ Nothing here prints. What runners say goes to the log "torc_spool", or to a func
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Collection, Iterable
-from typing import Literal, TypeAlias, Unpack
+from typing import Any, Literal, TypeAlias, Unpack
 
-from torc_spool import changes, report, waiting
+import msgspec
+
+from torc_spool import actions, changes, reinitialize, repair, report, userdata, waiting
 from torc_spool import spec as specs
 from torc_spool import spool as spools
 from torc_spool.building import Job, Workflow
 from torc_spool.changes import Changed
 from torc_spool.errors import NotFound, SpecError, StorageError, UsageError
 from torc_spool.ownprocess import LOGGER, RunnerProcess, RunOptions, RunResult
+from torc_spool.plan import as_data
 from torc_spool.report import Row
 from torc_spool.store import Store
 from torc_spool.submission import Verbatim
@@ -156,6 +160,25 @@ class SubmittedWorkflow:
         except OSError as error:
             raise StorageError("read", path, error.errno) from error
 
+    def user_data(self, name: str) -> Any:
+        """The value of a piece of user data as it is now. Raises NotFound, DamagedFile."""
+        store = self._open()
+        return msgspec.json.decode(userdata.read(store, userdata.find(store, name)).data)
+
+    def actions(self) -> list[Row]:
+        """A row for each action, in order of the specification."""
+        return actions.rows(self._open())
+
+    def plan(self) -> Row:
+        """In which stages the jobs become ready: what `torc-spool -f json execution-plan` shows. Raises DamagedFile."""
+        store = self._open()
+        found, states = report.plan(store)
+        return {"id": self.id, "name": store.workflow.name, **as_data(found, states)}
+
+    def fsck(self) -> list[Row]:
+        """What is not as the format says, a row each; none: it is sound. Raises StorageError."""
+        return [finding._asdict() for finding in repair.look(self._open())]
+
     # -- run ------------------------------------------------------------------------------------------------
 
     def run(self, **options: Unpack[RunOptions]) -> RunResult:
@@ -208,6 +231,40 @@ class SubmittedWorkflow:
         """Give these waiting jobs another priority, 0 to 999999; higher is claimed first."""
         wanted = _words(jobs)
         return changes.set_priority(self._open(to_change=True), wanted, priority) if wanted else []
+
+    def reinitialize(
+        self, workflow: Workflow | None = None, *, by_content: bool = False, dry_run: bool = False
+    ) -> list[Row]:
+        """Let run again what no longer holds, and what waits for it: outputs that are gone, inputs that have changed,
+        and, with the changed workflow, definitions. A row for each job, with the reasons. All or nothing.
+
+        Raises SpecError, UsageError; then nothing was done.
+        """
+        wanted = None
+        if workflow is not None:
+            text = workflow.text()
+            wanted = (specs.parse(text, workflow.source), Verbatim(text, "spec.json", source=workflow.source))
+        store = self._open(to_change=not dry_run)
+        rows = reinitialize.reinitialize(store, wanted, by_content=by_content, dry_run=dry_run)
+        return [row._asdict() for row in rows]
+
+    def reset_status(self, *, failed: bool = False, dry_run: bool = False) -> list[Row]:
+        """Let all jobs run again, or those that did not complete, and what follows. A row a job. Raises UsageError."""
+        store = self._open(to_change=not dry_run)
+        return [row._asdict() for row in reinitialize.reset_status(store, failed=failed, dry_run=dry_run)]
+
+    def set_user_data(self, name: str, value: Any) -> None:
+        """Put another value in place of one. Raises NotFound, and UsageError for what JSON cannot hold."""
+        store = self._open(to_change=True)
+        try:
+            text = json.dumps(value, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"user data {name}: {error}") from error
+        userdata.update(store, userdata.find(store, name), text)
+
+    def repeat_action(self, number: int, *, force: bool = False) -> None:
+        """Have an action performed once more. Raises NotFound, UsageError."""
+        actions.repeat(self._open(to_change=True), number, force=force)
 
     def stop(self, runner: str) -> str:
         """Ask a runner, on any host, to finish what it runs and end; returns its name. Its beginning will do."""

@@ -134,3 +134,9 @@ def check_unique(names: Iterable[str], kind: str) -> None:
                 where=f"{kind} number {number}: name",
             )
         check_name(name, f"{kind} number {number}: name")
+
+
+def refuse_twice(pairs: list[tuple[str, Any]]) -> None:
+    """For json.loads as its object_pairs_hook. Raises ValueError for an object that gives one key twice."""
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("a key is given twice")

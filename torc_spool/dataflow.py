@@ -253,14 +253,16 @@ def _references(job: JobRecord) -> Iterator[tuple[str, str, str, str]]:
     for field, text in (("command", job.command), ("invocation_script", job.invocation_script)):
         if text is None or "${" not in text:
             continue
-        found = _REFERENCE.findall(text)
-        yield from ((field, *each) for each in found)
-        if len(found) < len(_BEGINNING.findall(text)):
-            raise SpecError(
-                "holds a reference that cannot be understood; write ${files.input.NAME}, ${files.output.NAME}, "
-                "${user_data.input.NAME} or ${user_data.output.NAME}",
-                where=f"job {quote(job.name)}: {field}",
-            )
+        for beginning in _BEGINNING.finditer(text):
+            found = _REFERENCE.match(text, beginning.start())
+            if found is None:
+                said = text[beginning.start() :].split("}")[0].split("\n")[0] + "}"
+                raise SpecError(
+                    f"holds {quote(said)}, a reference that cannot be understood; write ${{files.input.NAME}}, "
+                    "${files.output.NAME}, ${user_data.input.NAME} or ${user_data.output.NAME}",
+                    where=f"job {quote(job.name)}: {field}",
+                )
+            yield field, found[1], found[2], found[3]
 
 
 def _wait_for_makers(waits: dict[int, None], wanted: Iterable[str], makers: Mapping[str, int]) -> None:

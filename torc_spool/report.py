@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from torc_spool import actions, actor, fsops, naming, recovery, select
+from torc_spool import plan as plans
 from torc_spool.errors import DamagedFile, TorcSpoolError
 from torc_spool.model import OUTCOMES, Attempt, Job, Status, StdioMode
 from torc_spool.select import Offer, ReadyQueue
@@ -19,7 +20,7 @@ from torc_spool.store import Place, Store
 
 Row = dict[str, Any]
 
-_ASIDE = "set_aside"
+SET_ASIDE = "set_aside"
 _READS = 3  # of a file that moves, or is replaced, while it is read
 
 
@@ -95,7 +96,7 @@ def jobs(store: Store, *, statuses: Collection[str] = (), names: Collection[str]
     rows = []
     for job, record in records.items():
         place = snapshot.get(job)
-        state = str(place.status) if place else _ASIDE
+        state = str(place.status) if place else SET_ASIDE
         if statuses and state not in statuses:
             continue
         if names and not any(fnmatch.fnmatchcase(record.name, pattern) for pattern in names):
@@ -169,7 +170,7 @@ def _job_row(
     return {
         "id": record.id,
         "name": record.name,
-        "status": str(place.status) if place else _ASIDE,
+        "status": str(place.status) if place else SET_ASIDE,
         "priority": place.name.priority if place else record.priority,
         "scheduler": _scheduler(store, job, place),
         "resources": {
@@ -285,6 +286,16 @@ def results(store: Store) -> list[Row]:
         for entry in _current(store, record, place).attempts:
             rows.append({"id": record.id, "name": record.name, **attempt_row(entry)})
     return rows
+
+
+def plan(store: Store) -> tuple[plans.Plan, dict[int, str]]:
+    """In which stages the jobs of a workflow become ready, and the state of each. Raises DamagedFile."""
+    jobs, snapshot = list(store.records()), store.snapshot()
+    states = {job.id: str(snapshot[job.id].status) if job.id in snapshot else SET_ASIDE for job in jobs}
+    try:
+        return plans.plan(jobs, store.action_records()), states
+    except plans.Circle as error:
+        raise DamagedFile(store.layout.jobs_file, f"{error}; it was changed after the submit") from error
 
 
 def preview(store: Store, directories: list[str] | None, offer: Offer) -> Row:

@@ -30,6 +30,7 @@ from yaml.events import (
 )
 
 from torc_spool import json5file
+from torc_spool.complaints import refuse_twice
 from torc_spool.errors import SpecError
 
 MAX_BYTES = 2**30
@@ -145,13 +146,8 @@ def _utf8(text: str | bytes, source: str) -> bytes:
 def _read_json(content: bytes) -> Any:
     """Raises ValueError for anything that is not strict JSON, or gives a key twice in one object."""
     value = msgspec.json.decode(content)
-    json.loads(content, object_pairs_hook=_refuse_twice)
+    json.loads(content, object_pairs_hook=refuse_twice)
     return value
-
-
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> None:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("a key is given twice")
 
 
 class _Open:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from torc_spool import fsops
-from torc_spool.complaints import check_command, did_you_mean, quote
+from torc_spool.complaints import check_command, did_you_mean, quote, refuse_twice
 from torc_spool.dataflow import with_paths
 from torc_spool.errors import DamagedFile, NotFound, StorageError, UsageError
 from torc_spool.model import Job
@@ -104,7 +105,8 @@ def update(store: Store, datum: Datum, text: bytes) -> None:
     """
     try:
         msgspec.json.decode(text)
-    except _UNREADABLE as error:
+        json.loads(text, object_pairs_hook=refuse_twice)
+    except (*_UNREADABLE, ValueError) as error:
         raise UsageError(f"{quote(datum.name)}: not JSON ({error}); text stands in double quotes") from error
     layout = store.layout
     fsops.check_directory(layout.user_data, shared=store.shared)
