@@ -544,6 +544,31 @@ scenario(
 )
 
 
+def _a_runner_too_many(spool: str) -> None:
+    """As the dead runner, in a workflow that gives no job to another."""
+    tools.submit(spool, msgspec.structs.replace(DEAD, settings={"max_runner_deaths": 1}))
+    tools.dead_runner(spool, _die_with_one_of_each)
+
+
+def _given_up(spool: str) -> None:
+    """Failed, also where the taker died before it had noted that: then another runner has died with the job."""
+    final = tools.drain(spool)
+    ended = dict.fromkeys(("claimed", "unwanted", "claimed_unwanted"), COMPLETED) | {"ended": FAILED, "after": CANCELED}
+    assert final == ended | {"running": FAILED, "later": CANCELED, "unwanted": FAILED}
+    tree = check_invariants(root(spool))
+    assert tree.one(2).attempts == [(1, FAILED)]
+    assert tree.one(2).content["attempts"][0]["reason"] == "killed its runner 1 time"
+
+
+scenario(
+    "recovery from a killer",
+    changes.recover,
+    make=_a_runner_too_many,
+    prepare=tools.open_workflow,
+    carry_on=_given_up,
+)
+
+
 # -- actions
 
 

@@ -42,6 +42,7 @@ JOB = [
     "exec_s",
     "peak_memory_bytes",
     "reason",
+    "cause",
 ]
 RESOURCES = ["num_cpus", "num_gpus", "num_nodes", "memory_bytes", "runtime_s"]
 
@@ -305,6 +306,7 @@ def test_a_job_that_ended_shows_its_last_attempt(tree: Tree, store: Store) -> No
         "exec_s": 1.5,
         "peak_memory_bytes": 99,
         "reason": "return code 3",
+        "cause": None,
     }
 
 

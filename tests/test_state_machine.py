@@ -9,6 +9,7 @@ at the same time) is read from the directories after it was found to be allowed.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import sys
@@ -35,6 +36,7 @@ from spooltools import OWNED, Hand, Seen, Tree, Wanted, check_invariants
 
 from torc_spool import changes, fsops, naming, processes
 from torc_spool.actor import Actor, identity, new_name
+from torc_spool.causes import MAX_RUNNER_DEATHS
 from torc_spool.errors import Fenced, NotFound
 from torc_spool.model import MAX_PRIORITY, OUTCOMES, UNSUCCESSFUL, RunnerRecord, Status
 from torc_spool.naming import Cause
@@ -183,9 +185,20 @@ class Model:
             self.wishes.discard(wish)
             self._note_lost(job, Status.CANCELED)
             job.go(Status.CANCELED)
+        elif self.has_killed_too_many(job):
+            self._note_lost(job, Status.FAILED)
+            job.go(Status.FAILED)
         else:
             self._note_lost(job, None)
             job.back()
+
+    @staticmethod
+    def has_killed_too_many(job: ModelJob) -> bool:
+        """Whether this is the third runner that died while it ran the job, since it had an outcome."""
+        if job.status is not Status.RUNNING or (job.attempts and job.attempts[-1][0] >= job.attempt):
+            return False
+        lost = itertools.takewhile(lambda attempt: attempt[1] is None, reversed(job.attempts))
+        return len(list(lost)) + 1 >= MAX_RUNNER_DEATHS
 
     def _note_lost(self, job: ModelJob, outcome: str | None) -> None:
         if job.status is Status.RUNNING and not (job.attempts and job.attempts[-1][0] >= job.attempt):
@@ -784,7 +797,8 @@ class Spools(RuleBasedStateMachine):
             job.detail = seen.detail
             if not job.damaged and seen.attempts != job.attempts:
                 wished = Cause(job.id, job.attempt) in self.model.wishes
-                assert seen.attempts == [*job.attempts, (job.attempt, Status.CANCELED if wished else None)]
+                lost = Status.FAILED if self.model.has_killed_too_many(job) else None
+                assert seen.attempts == [*job.attempts, (job.attempt, Status.CANCELED if wished else lost)]
                 job.attempts = seen.attempts
         done = {Cause(job.id, job.attempt) for job in before.values() if job.status is Status.CANCELED}
         left = {request.job for name in tree.requests if (request := naming.parse_request(name)) and request.job}

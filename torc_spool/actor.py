@@ -58,6 +58,7 @@ class Taking(NamedTuple):
 
     evidence: str | None
     walltime: str | None  # as in `recovery.Owner`
+    cause: str  # the same
     places: dict[str, Place]  # what is in hand, by file name, and not given away yet
 
 

@@ -138,6 +138,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outcome: Status | None = None  # None: lost with its runner, `reason` says how that is known
     return_code: int | None = None  # as a shell gives it: 128 + n for a command that signal n killed
     reason: str | None = None  # why it did not complete
+    cause: str | None = None  # a word of `causes`, where it was more than a return code
+    evidence: str | None = None  # that its runner was dead
     runner: str | None = None
     host: str | None = None
     start_time: float | None = None  # seconds since the epoch, by the runner's clock

@@ -10,17 +10,21 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from torc_spool import evidence, fsops, naming, processes
+from torc_spool import causes, evidence, fate, fsops, naming, processes
 from torc_spool.actor import Actor, Taking, decode_journal
 from torc_spool.errors import DamagedFile, NotFound
 from torc_spool.evidence import Death, Here
-from torc_spool.model import OUTCOMES, Attempt, RunnerEnd, RunnerRecord, Status
+from torc_spool.fate import Loss
+from torc_spool.model import OUTCOMES, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import Cause
-from torc_spool.squeue import INQUIRY, Inquiry
+from torc_spool.squeue import INQUIRY, WALLTIME, Inquiry, Seen
 from torc_spool.store import Content, Place, Store, encode
 
 RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
 WORKFLOW_VARIABLE = "TORC_WORKFLOW_ID"  # the same
+
+
+_ENDS = {"terminate": Status.TERMINATED, "fail": Status.FAILED}  # what becomes of a job by its runner's death
 
 
 class Owner(NamedTuple):
@@ -34,6 +38,12 @@ class Owner(NamedTuple):
     holds: bool  # whether directories below pending/ or running/ are in its name
     evidence: str | None  # that it is dead
     walltime: str | None = None  # why its running jobs are terminated, where its allocation ended so
+    cause: str = causes.RUNNER_DIED  # what its death says of its running jobs
+
+    @property
+    def loss(self) -> Loss:
+        host = self.record.host if self.record else None
+        return Loss(self.name, host, self.evidence, self.walltime, self.cause)
 
     @property
     def state(self) -> str:
@@ -54,7 +64,7 @@ class Recovered(NamedTuple):
     job: int
     filename: str
     runner: str
-    action: str  # "requeue", "keep result", "cancel", "terminate", "set aside"
+    action: str  # "requeue", "keep result", "cancel", "terminate", "fail", "set aside"
 
 
 def scan(
@@ -81,7 +91,7 @@ def scan(
         directory = store.layout.runner(name)
         record, end = store.runner_record(directory), store.runner_end(directory)
         age: float | None = None
-        why: Death | None = None
+        why, cause = None, causes.RUNNER_DIED
         if name in holders:
             now = filesystem_now(store) if now is None else now
             age = heartbeat_age(directory, now)
@@ -89,8 +99,10 @@ def scan(
             why = Death(_SAID)
         elif record is not None and (name in holders or end is None):
             why = evidence.of_host(record, here, heartbeat_age_s=age, is_running=processes.is_same_process)
-            why = why or evidence.of_own_allocation(record, here)
-        found.append(Owner(name, directory, record, end, age, name in holders, *(why or (None, None))))
+            requeued = evidence.of_own_allocation(record, here)
+            why, cause = why or requeued, causes.ALLOCATION_ENDED if requeued else cause
+        said = None if why is None else why.evidence
+        found.append(Owner(name, directory, record, end, age, name in holders, said, cause=cause))
     for name in sorted(holders - {owner.name for owner in found}):
         said = _SAID if name in said_dead else None
         found.append(Owner(name, store.layout.runner(name), None, None, None, True, said))
@@ -120,9 +132,17 @@ def _ask_slurm(owners: list[Owner], here: Here, silent_s: float, inquiry: Inquir
         if seen is not None and owner.record is not None:
             death = evidence.of_allocation(owner.record, seen, heartbeat_age_s=owner.heartbeat_age_s)
             if death is not None:
-                owner = owner._replace(evidence=owner.evidence or death.evidence, walltime=death.walltime)
+                cause = _said_by_slurm(owner.record, seen, death)
+                known = owner.evidence or death.evidence
+                owner = owner._replace(evidence=known, walltime=death.walltime, cause=cause)
         told.append(owner)
     return told
+
+
+def _said_by_slurm(record: RunnerRecord, seen: Seen, death: Death) -> str:
+    requeued = seen.restarts is not None and seen.restarts > record.slurm_restarts
+    was_dead_before = seen.state == WALLTIME and death.walltime is None
+    return causes.of_allocation(seen.state, is_requeued=requeued, was_dead_before=was_dead_before)
 
 
 def taken_owners(store: Store) -> Iterator[Owner]:
@@ -170,7 +190,7 @@ def plan(store: Store, owner: Owner) -> list[Recovered]:
         parts = naming.owners(place.detail or "")
         if parts is None or not {*parts} & names:
             continue
-        steps.append(Recovered(place.name.id, place.filename, owner.name, _fate(store, place, wishes, owner)))
+        steps.append(Recovered(place.name.id, place.filename, owner.name, fate.of(store, place, wishes, owner.loss)))
     return sorted(steps)
 
 
@@ -180,7 +200,7 @@ def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
     Raises StorageError; then the actor must not retire: whoever takes over from it finishes the work.
     """
     store = actor.store
-    actor.taking[owner.name] = Taking(owner.evidence, owner.walltime, {})
+    actor.taking[owner.name] = Taking(owner.evidence, owner.walltime, owner.cause, {})
     taken = store.layout.taken(actor.name)
     fsops.make_directory(taken, store.directory_mode)
     record = f"{taken}/{owner.name}"
@@ -292,30 +312,6 @@ def _wishes(store: Store) -> set[Cause]:
     return {request.job for request in requests if request is not None and request.job is not None}
 
 
-def _fate(store: Store, place: Place, wishes: Collection[Cause], owner: Owner) -> str:
-    try:
-        content = store.read_job(store.path(place), place.name.id)
-    except DamagedFile:
-        return "set aside"
-    if content is None:
-        return "gone"
-    # one in pending is of an earlier run of the same attempt, moved back by hand: it is to be run again
-    result = _result(content, place.name.attempt) if place.status is Status.RUNNING else None
-    if result is not None and result.retry_rule is None:
-        return "keep result"
-    if Cause(place.name.id, place.name.attempt) in wishes:
-        return "cancel"
-    # where the attempt is noted as lost, another taker has begun to give the job back
-    is_noted = bool(content.job.attempts) and content.job.attempts[-1].attempt >= place.name.attempt
-    is_cut_short = owner.walltime is not None and place.status is Status.RUNNING and not is_noted
-    return "terminate" if is_cut_short else "requeue"
-
-
-def _result(content: Content, attempt: int) -> Attempt | None:
-    last = content.job.attempts[-1] if content.job.attempts else None
-    return last if last is not None and last.attempt == attempt and last.outcome in OUTCOMES else None
-
-
 def _give_away(
     actor: Actor, owner: Owner, places: dict[str, Place], started: Mapping[tuple[int, int], dict[str, Any]]
 ) -> list[Recovered]:
@@ -347,14 +343,14 @@ def _arrived(store: Store) -> dict[int, int]:
 
 def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause], started: Mapping[str, Any]) -> str:
     store = actor.store
-    action = _fate(store, place, wishes, owner)
+    action = fate.of(store, place, wishes, owner.loss)
     if action == "set aside":
         store.set_aside(store.layout.owned(place.status, actor.name), place.filename)
         return action
     content = store.read_job(store.path(place), place.name.id)
     if content is None:
         return "gone"
-    result = _result(content, place.name.attempt)
+    result = fate.result(content, place.name.attempt)
     if action == "keep result" and result is not None and result.outcome is not None:
         actor.show(place.filename, result.outcome, place.status)
     elif action == "cancel" and (result is None or place.status is Status.PENDING):
@@ -362,9 +358,9 @@ def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause
             _write_lost(actor, place, content, owner, started, Status.CANCELED)
         actor.show(place.filename, Status.CANCELED, place.status)
         fsops.remove_file(_wish_path(store, place.name))
-    elif action == "terminate":
-        _write_lost(actor, place, content, owner, started, Status.TERMINATED)
-        actor.show(place.filename, Status.TERMINATED, place.status)
+    elif action in _ENDS:
+        _write_lost(actor, place, content, owner, started, _ENDS[action])
+        actor.show(place.filename, _ENDS[action], place.status)
         fsops.remove_file(_wish_path(store, place.name))  # it came too late, as for any job that has ended
     else:
         if place.status is Status.RUNNING:
@@ -384,40 +380,11 @@ def _wish_path(store: Store, name: naming.JobName) -> str:
 
 
 def _write_lost(
-    actor: Actor,
-    place: Place,
-    content: Content,
-    owner: Owner,
-    started: Mapping[str, Any],
-    outcome: Status | None,
+    actor: Actor, place: Place, content: Content, owner: Owner, started: Mapping[str, Any], outcome: Status | None
 ) -> None:
-    """Note the attempt that ended with its runner, with the evidence, and what the runner's journal says of it."""
-    if content.job.attempts and content.job.attempts[-1].attempt >= place.name.attempt:
-        return
-    reason = f"its runner died: {owner.evidence}"
-    if outcome is Status.CANCELED:
-        reason = f"canceled by request; {reason}"
-    elif outcome is Status.TERMINATED and owner.walltime is not None:
-        reason = owner.walltime
-    stdout, stderr, gpus = (_text(started.get(name)) for name in ("stdout", "stderr", "gpus"))
-    began = started.get("time")
-    lost = Attempt(
-        attempt=place.name.attempt,
-        outcome=outcome,
-        runner=owner.name,
-        host=owner.record.host if owner.record else None,
-        reason=reason,
-        start_time=began if isinstance(began, float) else None,
-        end_time=time.time(),
-        stdout=stdout,
-        stderr=stderr,
-        gpus=gpus,
-    )
-    actor.record_lost(place, content, lost)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    attempt = fate.lost(place, content, owner.loss, started, outcome)
+    if attempt is not None:
+        actor.record_lost(place, content, attempt)
 
 
 def recover(

@@ -189,6 +189,7 @@ def _job_row(
         "exec_s": last.exec_s if last else None,
         "peak_memory_bytes": last.peak_memory_bytes if last else None,
         "reason": _reason(last, place, records),
+        "cause": last.cause if last else None,
     }
 
 
@@ -252,6 +253,8 @@ def attempt_row(entry: Attempt) -> Row:
         "outcome": str(entry.outcome) if entry.outcome else None,
         "return_code": entry.return_code,
         "reason": entry.reason,
+        "cause": entry.cause,
+        "evidence": entry.evidence,
         "runner": entry.runner,
         "host": entry.host,
         "start_time": iso(entry.start_time),

@@ -306,7 +306,7 @@ class Served:
         steps: list[recovery.Recovered] = []
         for name, taking in list(actor.taking.items()):
             if name in dead:
-                owner = dead[name]._replace(evidence=taking.evidence, walltime=taking.walltime)
+                owner = dead[name]._replace(evidence=taking.evidence, walltime=taking.walltime, cause=taking.cause)
                 steps += recovery.finish_taking(actor, owner)
             else:
                 del actor.taking[name]  # it was not won

@@ -12,7 +12,11 @@ from torc_spool.model import Job, UserData
 from torc_spool.specactions import OF_JOBS
 from torc_spool.specrecords import WorkflowRecord
 
-USED = ("compute_node_expiration_buffer_seconds", "compute_node_wait_for_new_jobs_seconds")  # settings, by runners
+USED = (  # settings, by runners
+    "compute_node_expiration_buffer_seconds",
+    "compute_node_wait_for_new_jobs_seconds",
+    "max_runner_deaths",
+)
 KEPT = {  # fields of the file that go into the workflow's settings as they are given
     "execution_config": "only its stdio is used",
     "resource_monitor": "runners record each attempt's time, cpu time and peak memory, and nothing more",

@@ -101,6 +101,7 @@ class WorkflowRecord(SpecRecord, frozen=True, kw_only=True):
     jobs_sort_method: SortMethod | None = None
     resource_monitor: Anything | None = None
     use_pending_failed: Truth | None = None
+    max_runner_deaths: Count | None = None
     compute_node_expiration_buffer_seconds: Count | None = None
     compute_node_wait_for_new_jobs_seconds: Count | None = None
     compute_node_min_time_for_new_jobs_seconds: Count | None = None
