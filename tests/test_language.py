@@ -360,6 +360,10 @@ def test_actions_are_read_with_the_ids_of_their_jobs() -> None:
         (action(commands="x"), "commands: must be a list of commands, got the text 'x'; write it as a list"),
         (action(trigger_type="on_jobs_ready"), "on_jobs_ready needs jobs or job_name_regexes"),
         (action(trigger_type="on_jobs_ready", jobs=["b"]), "action number 1: jobs: there is no 'b' among the jobs"),
+        (
+            action(trigger_type="on_jobs_ready", jobs=["a_{i}"]),
+            "there is no 'a_{i}' among the jobs; {i} is no parameter here",
+        ),
         (action(trigger_type="on_jobs_ready", job_name_regexes=["("]), "job_name_regexes: '(' is not a regular"),
         (action(trigger_type="on_jobs_complete", job_name_regexes=["^b"]), "'^b' is found in none of the names"),
         (nodes(scheduler=None), "action number 1: scheduler: is missing; schedule_nodes needs one"),
@@ -565,6 +569,8 @@ def test_json5_is_read() -> None:
     expected = parse(document(row(priority=5)), "w.json")
     assert parse(JSON5, "w.json5") == expected
     assert parse(JSON5, "w.json") == expected, "what is not strict JSON and no YAML either"
+    comments = document(row(priority=5)).replace('"jobs"', '/* of one kind */ // and the other\n"jobs"')
+    assert parse(comments, "w.json") == expected, "YAML would take the comments for a key"
 
 
 @pytest.mark.parametrize(

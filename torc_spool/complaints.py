@@ -15,6 +15,7 @@ MAX_NAME = 255
 MAX_COMMAND_BYTES = 131_071  # the kernel's limit for one argument of exec is 131072 with its NUL
 MAX_KEPT_DEPTH = 16  # of what a field holds that is kept as it is given; it is stored as JSON
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_TEMPLATE = re.compile(r"\{[A-Za-z_][^{}\s]*\}")
 _SHOWN = 60
 _MAX_WORD = 255
 _COMPARISONS = 50_000_000  # of characters, in the search for the nearest name: a second or two at most
@@ -113,7 +114,11 @@ def listed(words: Iterable[str]) -> str:
 
 def refuse_unknown(name: str, known: Collection[str], where: str, section: str) -> NoReturn:
     """A name that stands where one of `section` must stand."""
-    hint = did_you_mean(name, known) or f"; define it under {section}, or correct the name"
+    template = _TEMPLATE.search(name)
+    if template is not None:
+        hint = f"; {template[0]} is no parameter here: add it to the parameters, or write the name that is meant"
+    else:
+        hint = did_you_mean(name, known) or f"; define it under {section}, or correct the name"
     raise SpecError(f"there is no {quote(name)} among the {section}{hint}", where=where)
 
 

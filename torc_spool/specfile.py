@@ -62,6 +62,7 @@ _ADVICE = {  # for what happens to shell commands
     "mapping values are not allowed in this context": "; put text that holds a colon and a space in quotes",
     "found character that cannot start any token": "; put text that begins with @, % or ` in quotes",
 }
+_TOO_DEEP = f"lists and mappings are nested more than {MAX_DEPTH} deep"
 _MERGE = object()  # stands for the key `<<`, which in quotes is a key like any other
 
 
@@ -106,10 +107,13 @@ def read_document(text: str | bytes, source: str) -> Any:
         return _read_json(content)
     except (ValueError, RecursionError):
         pass  # YAML reads it too, and says line and column of what is wrong
+    has_comments = b"//" in content or b"/*" in content  # YAML would take them for text
+    if has_comments and (value := json5file.read_if_it_is(content.decode(), source)) is not None:
+        return value
     try:
         return _YamlReader(content, source, "JSON").read()
     except SpecError:
-        if (value := json5file.read_if_it_is(content.decode(), source)) is not None:
+        if not has_comments and (value := json5file.read_if_it_is(content.decode(), source)) is not None:
             return value
         raise
 
@@ -239,7 +243,7 @@ class _YamlReader:
         if self.top is not None and self.top.mapping is not None and self.top.key is None:
             self._refuse(event, "a list or mapping cannot be a key; put text that holds { or [ in quotes")
         if len(self.stack) >= MAX_DEPTH:
-            self._refuse(event, f"lists and mappings are nested more than {MAX_DEPTH} deep")
+            self._refuse(event, _TOO_DEEP)
         mapping: dict[str, Any] | None = {} if type(event) is MappingStartEvent else None
         self.top = _Open(mapping, event.anchor, event.start_mark.index, self.aliased)
         self.stack.append(self.top)
@@ -308,6 +312,8 @@ class _YamlReader:
         if mark is None:
             return self._reader_error(error)
         problem = getattr(error, "problem", None) or "it cannot be read"
+        if "nesting depth" in problem:  # libyaml may read ahead as far as to its own limit
+            return SpecError(_TOO_DEEP, source=_place(self.source, mark))
         line = b"".join(self.content.split(b"\n", mark.line + 1)[mark.line : mark.line + 1])
         hint = "; indent with spaces, not tabs" if b"\t" in line else _ADVICE.get(problem, "")
         return SpecError(f"this is not {self.language}: {problem}{hint}", source=_place(self.source, mark))
