@@ -255,6 +255,8 @@ def _waits_for(action: Action, now: View, names: Mapping[int, str]) -> str:
     if action.trigger is Trigger.WORKER_COMPLETE:
         return "the end of each runner"
     missed = sorted(triggers.missing(action, now))
+    if action.trigger is Trigger.WORKFLOW_START and len(now.ended) >= now.num_jobs:
+        return "jobs to run: all have an outcome"
     if not missed:
         return "a runner where sbatch is" if action.kind == SCHEDULE_NODES else "a runner"
     if action.trigger is Trigger.WORKFLOW_COMPLETE:

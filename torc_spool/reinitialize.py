@@ -71,9 +71,9 @@ def reset_status(store: Store, *, failed: bool = False, dry_run: bool = False) -
         changes.recover(store)
     held = store.held_by_owners()
     if held and not failed:
+        jobs_are = "1 job is" if len(held) == 1 else f"{len(held)} jobs are"
         raise UsageError(
-            f"{len(held)} jobs are in the hands of {held[0].detail}; wait until they have ended, or stop it first: "
-            f"{_stop(store)}"
+            f"{jobs_are} in the hands of {held[0].detail}; wait until they have ended, or stop it first: {_stop(store)}"
         )
     jobs = _look(store, None)
 
