@@ -599,6 +599,17 @@ def test_what_changed_runs_again(spool: Spool, lab: Lab) -> None:
     assert submitted.reset_status(failed=True) == []
 
 
+def test_inputs_are_known_by_their_content(spool: Spool, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.write_text("1")
+    made = Workflow("flow", [Job("a", "true", input_files=["x"])], files=[{"name": "x", "path": given}])
+    submitted = spool.submit(made, hash_inputs=True)
+    assert submitted.run(num_cpus=1).ok
+    os.utime(given, (1, 1))
+    assert [row["name"] for row in submitted.reinitialize(dry_run=True)] == ["a"]
+    assert submitted.reinitialize(by_content=True) == []
+
+
 def test_user_data_is_read_and_set(spool: Spool) -> None:
     submitted = spool.submit(
         Workflow("flow", [Job("a", "true", input_user_data=["x"])], user_data=[{"name": "x", "data": {"n": 1}}])

@@ -53,8 +53,10 @@ class Spool:
         cwd: str | os.PathLike[str] | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         ignore_missing_data: bool = False,
+        hash_inputs: bool = False,
     ) -> SubmittedWorkflow:
         """Publish a workflow, all or nothing; it is durable on return. Jobs run in `cwd`, default: where we are.
+        With `hash_inputs` runners note the SHA-256 of input files too, for `reinitialize(by_content=True)`.
 
         What of it is not acted on is noted in the log. Raises SpecError when it is not valid, or when an input file
         that no job produces is not there, unless that is to be ignored; StorageError, UntrustedSpool.
@@ -68,6 +70,7 @@ class Spool:
                 cwd=None if cwd is None else os.path.abspath(os.fsdecode(cwd)),
                 output_dir=None if output_dir is None else os.path.abspath(os.fsdecode(output_dir)),
                 ignore_missing_data=ignore_missing_data,
+                hash_inputs=hash_inputs,
             )
         except SpecError as error:  # what only shows at the submit does not say where it came from
             raise SpecError(error.message, source=error.source or source, where=error.where) from error
