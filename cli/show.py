@@ -160,7 +160,7 @@ def results_list(state: State, workflow_id: int) -> None:
         show_json(rows)
         return
     show_table(
-        ("id", "name", "attempt", "outcome", "return_code", "exec_s", "peak_memory", "runner", "reason"),
+        ("id", "name", "attempt", "outcome", "return_code", "exec_s", "peak_memory", "runner", "cause", "reason"),
         [
             (
                 row["id"],
@@ -171,6 +171,7 @@ def results_list(state: State, workflow_id: int) -> None:
                 None if row["exec_s"] is None else f"{row['exec_s']:.2f}",
                 report.memory_text(row["peak_memory_bytes"]),
                 row["runner"],
+                row["cause"],
                 row["reason"],
             )
             for row in rows

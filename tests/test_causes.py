@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cliutil
 import pytest
-from cliutil import Lab
+from cliutil import Lab, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +21,7 @@ from torc_spool import causes
 from torc_spool.causes import (
     ALLOCATION_ENDED,
     OUT_OF_MEMORY,
+    OUT_OF_TIME,
     RUNNER_DIED,
     has_killed_too_many,
     max_runner_deaths,
@@ -23,6 +29,7 @@ from torc_spool.causes import (
     runner_deaths,
 )
 from torc_spool.model import Attempt, Status
+from torc_spool.oomkills import NOT_KNOWN, OomCounter, OomKills
 from torc_spool.squeue import ENDED
 
 lab = cliutil.lab
@@ -60,12 +67,12 @@ def test_only_what_may_be_the_doing_of_the_job_is_counted() -> None:
         ((), 0),
         ((RUNNER_DIED, OUT_OF_MEMORY), 2),
         ((RUNNER_DIED, ALLOCATION_ENDED, None, RUNNER_DIED), 2),
-        ((RUNNER_DIED, 1, RUNNER_DIED), 2),
+        ((RUNNER_DIED, RUNNER_DIED, 1, RUNNER_DIED), 1),
         ((RUNNER_DIED, RUNNER_DIED, Status.FAILED, RUNNER_DIED), 1),
         ((RUNNER_DIED, Status.COMPLETED), 0),
     ],
 )
-def test_deaths_are_counted_back_to_the_last_outcome_that_was_shown(before: tuple[Any, ...], count: int) -> None:
+def test_deaths_are_counted_back_to_the_last_outcome(before: tuple[Any, ...], count: int) -> None:
     assert runner_deaths(attempts(*before)) == count
 
 
@@ -83,6 +90,106 @@ def test_a_job_is_given_up_at_the_number_and_never_for_the_end_of_an_allocation(
 def test_what_a_workflow_says_of_the_number_that_is_none_does_not_count() -> None:
     assert [max_runner_deaths({"max_runner_deaths": value}) for value in (0, 5, -1, "x", None)] == [0, 5, 3, 3, 3]
     assert max_runner_deaths({}) == causes.MAX_RUNNER_DEATHS
+
+
+@pytest.mark.parametrize(
+    ("code", "before", "after", "alone", "cause"),
+    [
+        (137, NOT_KNOWN, NOT_KNOWN, False, OUT_OF_MEMORY),  # nobody counts: so Torc takes it
+        (137, OomKills(0, 5), OomKills(0, 5), True, None),  # somebody else has killed it
+        (137, OomKills(0, 5), OomKills(1, 6), False, OUT_OF_MEMORY),
+        (137, OomKills(0, 5), OomKills(0, 6), False, OUT_OF_MEMORY),  # in a container of its own
+        (137, OomKills(None, 5), OomKills(None, 5), False, None),
+        (137, OomKills(None, None), OomKills(3, None), False, OUT_OF_MEMORY),
+        (1, OomKills(0, 5), OomKills(1, 6), True, OUT_OF_MEMORY),  # a part of it was killed
+        (1, OomKills(0, 5), OomKills(1, 6), False, None),  # or a part of another job
+        (1, OomKills(0, 5), OomKills(0, 6), True, None),
+        (1, NOT_KNOWN, NOT_KNOWN, True, None),
+        (0, OomKills(0, 5), OomKills(1, 6), True, None),
+        (152, NOT_KNOWN, NOT_KNOWN, True, OUT_OF_TIME),
+        (143, OomKills(0, 5), OomKills(0, 5), True, None),
+    ],
+)
+def test_what_a_return_code_and_the_kernels_counts_tell(
+    code: int, before: OomKills, after: OomKills, alone: bool, cause: str | None
+) -> None:
+    assert causes.of_exit(code, before, after, is_alone=alone) == cause
+
+
+def machine(root: Path, version: int, **files: str) -> str:
+    """A directory that stands in for a machine whose memory cgroup is of this version."""
+    mount = "cgroup2 cgroup2 rw" if version == 2 else "cgroup cgroup rw,memory"
+    written = {
+        "proc/self/mountinfo": f"35 31 0:32 / /cg rw - {mount}\n",
+        "proc/self/cgroup": "0::/a/job\n" if version == 2 else "4:memory:/a/job\n",
+        **{name.replace("__", "/").replace("_DOT_", "."): text for name, text in files.items()},
+    }
+    for name, text in written.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(root)
+
+
+def test_the_counts_of_both_kinds_of_cgroups_and_of_the_host_are_read(tmp_path: Path) -> None:
+    two = machine(
+        tmp_path / "two",
+        2,
+        cg__a__job__memory_DOT_events="low 0\noom 7\noom_kill 3\noom_group_kill 0\n",
+        proc__vmstat="pgfault 1\noom_kill 9\n",
+    )
+    one = machine(tmp_path / "one", 1, cg__a__job__memory_DOT_oom_control="under_oom 0\noom_kill 4\n")
+    assert OomCounter(two).now() == OomKills(3, 9)
+    assert OomCounter(one).now() == OomKills(4, None)
+    assert OomCounter(machine(tmp_path / "none", 2)).now() == NOT_KNOWN
+    clock = [0.0]
+    counter = OomCounter(two, clock=lambda: clock[0])
+    assert counter.lately() == OomKills(3, 9)
+    (tmp_path / "two/cg/a/job/memory.events").write_text("oom_kill 4\n")
+    assert counter.lately() == OomKills(3, 9)
+    clock[0] = 1.0
+    assert counter.lately() == OomKills(4, 9)
+    counter.close()
+    assert counter.now() == NOT_KNOWN
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A memory cgroup of 256 MiB, where this process may make one."""
+    path = Path("/sys/fs/cgroup/memory") / f"torc-spool-test-{os.getpid()}"
+    try:
+        path.mkdir()
+        (path / "memory.limit_in_bytes").write_text(str(256 << 20))
+    except OSError:
+        pytest.skip("this process may make no memory cgroup of version 1")
+    yield path
+    wait_until(lambda: not (path / "cgroup.procs").read_text(), "the cgroup is empty")
+    path.rmdir()
+
+
+def test_who_is_killed_by_the_kernel_or_over_a_limit_is_told_from_who_fails(lab: Lab, cgroup: Path) -> None:
+    eat = f"{sys.executable} -c 'x = bytearray(1 << 30)'"
+    lab.submit(
+        {"name": "whole", "command": f"exec {eat}"},
+        {"name": "part", "command": f"{eat}; exit 3"},
+        {"name": "by_hand", "command": "kill -9 $$"},
+        {"name": "plain", "command": "exit 3"},
+        {"name": "long", "command": "sleep 60", "resource_requirements": "brief"},
+        resource_requirements=[{"name": "brief", "runtime": "PT1S"}],
+    )
+    command = shlex.join(lab.command("run", 1, "--num-cpus", 1, "--grace", 0))
+    done = subprocess.run(
+        ["bash", "-c", f"echo $BASHPID >{cgroup}/cgroup.procs; exec {command}"], env=lab.env, cwd=lab.cwd, check=False
+    )
+    assert done.returncode == 1
+    rows = {row["name"]: (row["cause"], row["return_code"]) for row in lab.jobs().values()}
+    assert rows == {
+        "whole": ("out_of_memory", 137),
+        "part": ("out_of_memory", 3),
+        "by_hand": (None, 137),
+        "plain": (None, 3),
+        "long": ("out_of_time", 152),
+    }
 
 
 def run_until_killed(lab: Lab) -> None:

@@ -175,6 +175,12 @@ def _memory_limits(cgroups: _Cgroups) -> Iterator[int | None]:
         yield _keyed_number(_read(directory, "memory.stat"), "hierarchical_memory_limit")
 
 
+def memory_levels(root: str = "/") -> tuple[list[str], list[str]]:
+    """The directories of this process's memory cgroups, of version 2 and of version 1, its own first."""
+    cgroups = _Cgroups(root)
+    return cgroups.levels_v2(), cgroups.levels_v1("memory")
+
+
 def _mem_total(root: str) -> int | None:
     """MemTotal of proc_meminfo(5) in bytes; its unit is KiB though it says kB."""
     kib = _keyed_number(_read(root, "proc/meminfo"), "MemTotal:")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
-from torc_spool.model import Attempt
+from torc_spool.handlers import RETURN_CODE_RUNTIME
+from torc_spool.model import Attempt, Resources
+from torc_spool.oomkills import NOT_KNOWN, OomKills
 
 RUNNER_DIED = "runner_died"  # by itself, or with its node: perhaps it was the job that killed it
 ALLOCATION_ENDED = "allocation_ended"  # at its walltime, canceled, preempted, requeued: that says nothing of the job
 OUT_OF_MEMORY = "out_of_memory"
+OUT_OF_TIME = "out_of_time"  # of its own stated runtime
+RUNNER_ENDED = "runner_ended"  # it was stopped, or its time was over, or that of its allocation
 KILLED_RUNNERS = "killed_runners"  # several times: it is not given to another
+
+RETURN_CODE_KILLED = 137  # by SIGKILL; so Torc records a job that was killed for its memory
 
 MAX_RUNNER_DEATHS = 3
 SETTING = "max_runner_deaths"  # in the settings of a workflow
@@ -30,6 +37,33 @@ def of_allocation(state: str, *, is_requeued: bool, was_dead_before: bool) -> st
     return RUNNER_DIED if was_dead_before else _BY_THEMSELVES.get(state, ALLOCATION_ENDED)
 
 
+def of_exit(code: int, before: OomKills = NOT_KNOWN, after: OomKills = NOT_KNOWN, *, is_alone: bool) -> str | None:
+    """What a return code and the kernel's counts before and after tell of a job that ended by itself; None: a failure
+    like any other.
+
+    A job that was killed has run out of memory if the kernel has killed for that anywhere on this host meanwhile (the
+    job may have a container of its own), or if nobody counts. Of a job that failed in another way a part may have been
+    killed: that is known only where no other job ran beside it.
+    """
+    if code == RETURN_CODE_RUNTIME:
+        return OUT_OF_TIME
+    own, host = _rise(before.own, after.own), _rise(before.host, after.host)
+    if code == RETURN_CODE_KILLED:
+        return OUT_OF_MEMORY if own or host or (own is None and host is None) else None
+    return OUT_OF_MEMORY if code and own and is_alone else None
+
+
+def stated(cause: str | None, resources: Resources) -> dict[str, Any]:
+    """What an attempt had that was out of memory or time: fields of its record."""
+    if cause not in (OUT_OF_MEMORY, OUT_OF_TIME):
+        return {}
+    return {"stated_memory_bytes": resources.memory_bytes, "stated_runtime_s": resources.runtime_s}
+
+
+def _rise(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else max(0, after - before)
+
+
 def max_runner_deaths(settings: Mapping[str, Any]) -> int:
     """After so many a job is set aside as failed; 0: never."""
     value = settings.get(SETTING)
@@ -42,13 +76,7 @@ def has_killed_too_many(attempts: Sequence[Attempt], cause: str, most: int) -> b
 
 
 def runner_deaths(attempts: Sequence[Attempt]) -> int:
-    """How many runners have died while they ran the job, since its outcome was last shown: who brings it back from
+    """How many runners have died while they ran the job, since it last came to an outcome: who brings it back from
     there starts anew."""
-    return sum(attempt.outcome is None and attempt.cause in _MAY_BE_THE_JOB for attempt in _since_shown(attempts))
-
-
-def _since_shown(attempts: Sequence[Attempt]) -> Iterator[Attempt]:
-    for attempt in reversed(attempts):
-        if attempt.outcome is not None and attempt.retry_rule is None:
-            return
-        yield attempt
+    lost = takewhile(lambda attempt: attempt.outcome is None, reversed(attempts))
+    return sum(attempt.cause in _MAY_BE_THE_JOB for attempt in lost)

@@ -10,15 +10,15 @@ import time
 from collections.abc import Collection
 from typing import NamedTuple
 
-from torc_spool import handlers, processes
+from torc_spool import causes, handlers, processes
 from torc_spool.handlers import RETURN_CODE_RUNTIME, Script
 from torc_spool.model import MIB, Attempt, FailureHandler, Job, Status, Stdio
 from torc_spool.naming import JobName
+from torc_spool.oomkills import NOT_KNOWN, OomCounter
 from torc_spool.slots import Grant
 from torc_spool.store import Content
 
 TASK_VARIABLE = "TORC_TASK"  # in the environment of every process of one attempt, and of no other
-RETURN_CODE_MEMORY = 137  # as Torc records a job that was killed for its memory
 
 
 class Ending(NamedTuple):
@@ -29,6 +29,7 @@ class Ending(NamedTuple):
     return_code: int | None = None  # None: what the process returned
     at_once: bool = False  # SIGKILL without a notice
     is_handled: bool = False  # whether the job's failure handler may have it run again
+    cause: str | None = None  # a word of `causes`
 
 
 class Outputs(NamedTuple):
@@ -57,6 +58,8 @@ class Execution:
         self.ending: Ending | None = None
         self.kill_at: float | None = None  # when, by the monotonic clock, SIGKILL follows the notice
         self.sampled_peak = 0
+        self.oom_kills = NOT_KNOWN  # before it started
+        self.is_alone = True  # whether no other job of this runner has run beside it
         self.attempt: Attempt | None = None  # the result, once there is one
         self.is_recorded = False  # whether it is in the job's file
 
@@ -82,7 +85,7 @@ class Execution:
             self.kill_at = None
             processes.kill_tree(self.pid, (TASK_VARIABLE, self.task), signal.SIGKILL)
 
-    def collect(self) -> bool:
+    def collect(self, counter: OomCounter | None = None) -> bool:
         """The process has exited: end what it left in its group, reap it, and make the result.
 
         False when there is none yet: the recovery script is through, and the command is to be started.
@@ -99,31 +102,41 @@ class Execution:
         elif self.script is not None and code == 0:
             self.script, self.pid, self.sampled_peak = None, 0, 0
             return False
-        self.attempt = self._result(code, usage, ended_clock - self.started_clock)
+        cause = self.ending.cause if self.ending is not None else None
+        if self.ending is None and code:
+            after = counter.now() if counter is not None else NOT_KNOWN
+            cause = causes.of_exit(code, self.oom_kills, after, is_alone=self.is_alone)
+        self.attempt = self._result(code, cause, usage, ended_clock - self.started_clock)
         return True
 
     def could_not_start(self, reason: str) -> None:
         """The result of a job whose process could not be made, through no fault of this node."""
         ending = self.ending
         self.attempt = self._attempt(
-            ending.outcome if ending else Status.FAILED, None, ending.reason if ending else reason, 0.0
+            ending.outcome if ending else Status.FAILED,
+            None,
+            ending.reason if ending else reason,
+            0.0,
+            cause=ending.cause if ending else None,
         )
 
-    def _result(self, code: int, usage: resource.struct_rusage, exec_s: float) -> Attempt:
+    def _result(self, code: int, cause: str | None, usage: resource.struct_rusage, exec_s: float) -> Attempt:
         ending = self.ending
         if ending is not None:
             returned = ending.return_code if ending.return_code is not None else code
             where = f"in the recovery script of rule {self.script.rule}: " if self.script else ""
-            return self._attempt(ending.outcome, returned, where + ending.reason, exec_s, usage)
+            return self._attempt(ending.outcome, returned, where + ending.reason, exec_s, usage, cause)
         if self.script is not None:
             reason = f"recovery script of rule {self.script.rule} returned {code}; the command was not run again"
-            return self._attempt(Status.FAILED, code, reason, exec_s, usage)
+            return self._attempt(Status.FAILED, code, reason, exec_s, usage, cause)
         if code == 0:
             return self._attempt(Status.COMPLETED, 0, None, exec_s, usage)
         reason = f"return code {code}"
         if code > 128 and code - 128 in signal.valid_signals():
             reason += f" ({signal.Signals(code - 128).name})" if code - 128 in _NAMED else ""
-        return self._attempt(Status.FAILED, code, reason, exec_s, usage)
+        if cause == causes.OUT_OF_MEMORY:
+            reason += ", out of memory"
+        return self._attempt(Status.FAILED, code, reason, exec_s, usage, cause)
 
     def _attempt(
         self,
@@ -132,6 +145,7 @@ class Execution:
         reason: str | None,
         exec_s: float,
         usage: resource.struct_rusage | None = None,
+        cause: str | None = None,
     ) -> Attempt:
         runner, _, _ = self.task.partition("/")
         # what completes and is not kept is removed once that has been shown: the record speaks of then
@@ -141,6 +155,7 @@ class Execution:
             outcome=outcome,
             return_code=code,
             reason=reason,
+            cause=cause,
             runner=runner or None,
             host=processes.host_name(),
             start_time=self.started,
@@ -154,6 +169,7 @@ class Execution:
             retry_rule=self._retry_rule(outcome, code),
             digest=self.digest if self.script is None else None,
             inputs=self.inputs,
+            **causes.stated(cause, self.job.resources),
         )
 
     def _retry_rule(self, outcome: Status, code: int | None) -> int | None:
@@ -187,9 +203,10 @@ class Execution:
         return Ending(
             Status.FAILED,
             f"used more than its memory of {limit:.0f} MiB",
-            RETURN_CODE_MEMORY,
+            causes.RETURN_CODE_KILLED,
             at_once=True,
             is_handled=True,
+            cause=causes.OUT_OF_MEMORY,
         )
 
     def runtime_ending(self) -> Ending:
@@ -198,6 +215,7 @@ class Execution:
             f"ran longer than its runtime of {self.job.resources.runtime_s} s",
             RETURN_CODE_RUNTIME,
             is_handled=True,
+            cause=causes.OUT_OF_TIME,
         )
 
 

@@ -14,13 +14,14 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator
 
-from torc_spool import processes, recording
+from torc_spool import causes, processes, recording
 from torc_spool.actor import Given
 from torc_spool.errands import Errands
 from torc_spool.errors import StorageError
 from torc_spool.execution import TASK_VARIABLE, Ending, Execution, end_children, orphans
 from torc_spool.model import Status
 from torc_spool.naming import Cause
+from torc_spool.oomkills import OomCounter
 from torc_spool.served import Claimed, Served
 from torc_spool.slots import Slots
 from torc_spool.spawn import Spawner
@@ -51,6 +52,8 @@ class Executor:
         self._limits = limit_resources and not slots.ignores_resources
         self._tell, self._complain = tell, complain
         self._spawner = Spawner(wake)
+        self._oom = OomCounter()
+        self._lone: Execution | None = None  # the last one that ran when no other did
         self.errands = Errands(wake, complain, BASH)  # what runs beside the jobs
         self._running: dict[int, Execution] = {}  # by pid
         self._launching: dict[int, Execution] = {}  # by id(execution): their processes are being made
@@ -146,6 +149,7 @@ class Executor:
     def _launch(self, execution: Execution) -> None:
         _, starter = self._of[id(execution)]
         self._launching[id(execution)] = execution
+        execution.oom_kills = self._oom.lately()
         self._spawner.start(execution, starter.order(execution))
 
     def _take_in(self, *, wait: bool = False) -> None:
@@ -180,6 +184,12 @@ class Executor:
     def _launched(self, execution: Execution) -> None:
         served, _ = self._of[id(execution)]
         self._unstartable_since = math.inf
+        if len(self._running) == 1:
+            self._lone = execution
+        else:
+            execution.is_alone = False
+            if self._lone is not None:
+                self._lone.is_alone = False
         if self._limits and execution.job.resources.memory_bytes is not None:
             self._sample_at = min(self._sample_at, time.monotonic() + MEMORY_SAMPLE_S / 4)
         served.owner().note(
@@ -232,7 +242,7 @@ class Executor:
             any_exited = True
             execution = self._running.pop(exited.si_pid, None)
             if execution is not None:
-                if execution.collect():
+                if execution.collect(self._oom):
                     self._record(execution)
                 else:
                     self._launch(execution)  # its recovery script is through
@@ -366,7 +376,7 @@ class Executor:
 
         `spare`: only those that support termination; the others run on until this is called without it.
         """
-        self._ending, self._sparing = Ending(Status.TERMINATED, reason), spare
+        self._ending, self._sparing = Ending(Status.TERMINATED, reason, cause=causes.RUNNER_ENDED), spare
         self.gives_back = True
         self._give_up_at = time.monotonic() + self.grace_s + 2 * RECORD_RETRY_S
         for execution in self._under_way():
@@ -422,5 +432,6 @@ class Executor:
     def close(self) -> None:
         """End the threads that start processes, and what jobs may have left."""
         self._spawner.close()
+        self._oom.close()
         self.errands.close()
         end_children()

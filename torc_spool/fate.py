@@ -64,19 +64,21 @@ def lost(
         return None
     stdout, stderr, gpus = (_text(started.get(name)) for name in ("stdout", "stderr", "gpus"))
     began = started.get("time")
+    cause = _cause(loss, outcome)
     return Attempt(
         attempt=place.name.attempt,
         outcome=outcome,
         runner=loss.runner,
         host=loss.host,
         reason=_reason(content, loss, outcome),
-        cause=_cause(loss, outcome),
+        cause=cause,
         evidence=loss.evidence,
         start_time=began if isinstance(began, float) else None,
         end_time=time.time(),
         stdout=stdout,
         stderr=stderr,
         gpus=gpus,
+        **causes.stated(cause, content.job.resources),
     )
 
 

@@ -147,6 +147,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exec_s: float | None = None
     cpu_s: float | None = None  # user and system time of the command and its waited-for children
     peak_memory_bytes: int | None = None
+    stated_memory_bytes: int | None = None  # what it had, where it was out of memory or time: the job may have more now
+    stated_runtime_s: int | None = None
     gpus: str | None = None  # the device indices that it was given
     stdout: str | None = None  # None: not kept
     stderr: str | None = None

@@ -262,6 +262,8 @@ def attempt_row(entry: Attempt) -> Row:
         "exec_s": entry.exec_s,
         "cpu_s": entry.cpu_s,
         "peak_memory_bytes": entry.peak_memory_bytes,
+        "stated_memory_bytes": entry.stated_memory_bytes,
+        "stated_runtime_s": entry.stated_runtime_s,
         "gpus": entry.gpus,
         "stdout": entry.stdout,
         "stderr": entry.stderr,
