@@ -180,8 +180,9 @@ def check_named(spool: Spool, workflow_id: int, text: str) -> None:
 
 def workflow_or_spec(spool: Spool, text: str) -> int | None:
     """The workflow that is named by its id or its directory; None: this names a spec. Raises SpecError, NotFound."""
-    if text.isascii() and text.isdigit():
-        return int(text)
+    number = naming.whole(text)
+    if number is not None:
+        return number
     if text == "-" or (os.path.lexists(text) and not os.path.isdir(text)):
         return None
     workflow_id = workflow_directory(text)
@@ -213,16 +214,25 @@ ignore_missing_data = click.option(
 JOBS = click.argument("jobs", metavar="[JOB]...", nargs=-1)
 
 
-def clean(value: object) -> str:
-    """Text that may be shown on a terminal: control characters are spelled out."""
+def clean(value: object, *, keep: str = "") -> str:
+    """Text that may be shown on a terminal: control characters are spelled out, but those in `keep`."""
     text = "-" if value is None else str(value)
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def say(line: str) -> None:
     """Talk: to stderr. Nothing fails because nobody listens, or because the disk that it goes to is full."""
     with contextlib.suppress(OSError):
         os.write(2, (clean(line) + "\n").encode(errors="backslashreplace"))
+
+
+def show_text(text: str) -> None:
+    """A file's text on stdout: as it is, but on a terminal nothing that the terminal would obey."""
+    sys.stdout.write(clean(text, keep="\n\t") if sys.stdout.isatty() else text)
 
 
 def show_json(data: object) -> None:
@@ -232,7 +242,18 @@ def show_json(data: object) -> None:
         import json
 
         text = json.dumps(msgspec.to_builtins(data), indent=2)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(_printable(text) + "\n")
+
+
+def _printable(text: str) -> str:
+    """The same JSON with what a terminal would obey as escapes; JSON itself asks for that below U+0020 alone."""
+    odd = (char for char in set(text) if not char.isprintable() and char != "\n")
+    return text.translate({ord(char): _escaped(char) for char in odd})
+
+
+def _escaped(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 import sys
 import time
 from contextlib import ExitStack
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import click
 
@@ -14,9 +16,11 @@ from torc_spool.errors import NotFound, StorageError
 from torc_spool.model import OUTCOMES
 from torc_spool.store import Store
 
-from .common import WORKFLOW, CommonCommand, State, show_json
+from .common import WORKFLOW, CommonCommand, State, clean, show_json
 
 _POLL_S = 0.2
+_COLOUR = re.compile(r"(\x1b\[[0-9;:]{0,40}m)")
+_PERHAPS_COLOUR = re.compile(r"\x1b(\[[0-9;:]{0,40})?\Z")
 
 
 @click.command(cls=CommonCommand)
@@ -26,7 +30,11 @@ _POLL_S = 0.2
 @click.option("--follow", "-F", is_flag=True, help="Go on until the job ends.")
 @click.pass_obj
 def logs(state: State, workflow_id: int, job: str, attempt: int | None, follow: bool) -> None:
-    """Show a job's stdout on stdout and its stderr on stderr."""
+    """Show a job's stdout on stdout and its stderr on stderr.
+
+    On a terminal colours are shown, and everything else that the terminal would obey is spelled out. Into a file or a
+    pipe every byte goes as it is.
+    """
     store = state.spool().open(workflow_id)
     row = _started(store, job, attempt, wait=follow)
     if state.json:
@@ -37,16 +45,42 @@ def logs(state: State, workflow_id: int, job: str, attempt: int | None, follow: 
         while True:
             ended = not follow or _has_ended(store, row["id"], row["attempt"])
             for source, target in streams:
-                _copy(source, target)
+                _copy(source, target, is_all=ended)
             if ended:
                 return
             time.sleep(_POLL_S)
 
 
-def _streams(row: report.Row) -> list[tuple[str, BinaryIO]]:
+class _Target:
+    """Where a stream is shown."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._is_terminal = stream, stream.isatty()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._kept = ""  # the beginning of what is perhaps a colour
+
+    def show(self, data: bytes, *, is_all: bool) -> None:
+        if not self._is_terminal:
+            self._stream.buffer.write(data)
+            self._stream.buffer.flush()
+            return
+        text = self._kept + self._decoder.decode(data, is_all)
+        kept = None if is_all else _PERHAPS_COLOUR.search(text)
+        self._kept = kept[0] if kept else ""
+        text = text.removesuffix(self._kept)
+        parts = _COLOUR.split(text)  # every other one is a colour
+        self._stream.write("".join(part if at % 2 else clean(part, keep="\n\t\r\b") for at, part in enumerate(parts)))
+        self._stream.flush()
+
+
+def _streams(row: report.Row) -> list[tuple[str, _Target]]:
     """The files, and where they are shown; one that holds both streams is shown once."""
-    both = [(row["stdout"], sys.stdout.buffer), (row["stderr"], sys.stderr.buffer)]
-    return [(path, target) for path, target in both[: 1 if row["stdout"] == row["stderr"] else 2] if path is not None]
+    both = [(row["stdout"], sys.stdout), (row["stderr"], sys.stderr)]
+    return [
+        (path, _Target(stream))
+        for path, stream in both[: 1 if row["stdout"] == row["stderr"] else 2]
+        if path is not None
+    ]
 
 
 def _open(stack: ExitStack, path: str) -> BinaryIO | None:
@@ -86,7 +120,7 @@ def _has_ended(store: Store, job: int, attempt: int) -> bool:
     return place is None or place.status in OUTCOMES or place.name.attempt > attempt
 
 
-def _copy(source: BinaryIO, target: BinaryIO) -> None:
+def _copy(source: BinaryIO, target: _Target, *, is_all: bool) -> None:
     while chunk := source.read(1 << 16):
-        target.write(chunk)
-    target.flush()
+        target.show(chunk, is_all=False)
+    target.show(b"", is_all=is_all)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ import click
 
 from torc_spool.errors import EXIT_STOPPED, EXIT_USAGE, TorcSpoolError
 
-from .common import State, common_options, say
+from .common import State, clean, common_options, say
 
 # Loaded when it is called: a command line of few imports starts in a fraction of the time.
 COMMANDS = {
@@ -118,7 +119,9 @@ def _call(arguments: list[str], command: click.Command = cli, name: str = "torc-
     try:
         code = command.main(arguments, prog_name=name, standalone_mode=False, **_SETTINGS)
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        click.echo(clean(text.getvalue(), keep="\n\t"), nl=False, err=True)  # it may say again what was given
         return error.exit_code
     except click.Abort:
         return EXIT_STOPPED

@@ -17,7 +17,19 @@ from torc_spool.model import Allocation
 from torc_spool.spool import command
 from torc_spool.store import Store
 
-from .common import DIRECTORY, WORKFLOW, CommonGroup, Seconds, State, clean, named, say, show_json, show_table
+from .common import (
+    DIRECTORY,
+    WORKFLOW,
+    CommonGroup,
+    Seconds,
+    State,
+    clean,
+    named,
+    say,
+    show_json,
+    show_table,
+    show_text,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -126,7 +138,7 @@ def script(state: State, /, workflow_id: int, **asked: Any) -> None:
     if state.json:
         show_json({"workflow_id": workflow_id, "scheduler": prepared.launch.scheduler, "script": prepared.script})
     else:
-        click.echo(prepared.script, nl=False)
+        show_text(prepared.script)
 
 
 @slurm.command("schedule-nodes")
@@ -252,7 +264,7 @@ def _show_dry_run(state: State, prepared: Prepared, count: int) -> None:
             }
         )
         return
-    click.echo(prepared.script, nl=False)
+    show_text(prepared.script)
     say(f"would submit this, for {_counted(count, prepared)}")
 
 

@@ -19,7 +19,7 @@ from torc_spool.slurmplan import Terms
 from torc_spool.spool import command
 from torc_spool.submission import Verbatim
 
-from .common import DIRECTORY, CommonCommand, State, ignore_missing_data, named, say, show_json, show_table
+from .common import DIRECTORY, CommonCommand, State, ignore_missing_data, named, say, show_json, show_table, show_text
 from .submit import publish
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -164,7 +164,7 @@ def generate_spec(state: State, /, spec: str, output: str | None, **asked: Any) 
     if state.json:
         show_json({"plan": generate.rows(made.groups), "notes": generate.notes(made.groups), "spec": made.document})
     elif output is None:
-        click.echo(made.text, nl=False)
+        show_text(made.text)
 
 
 @click.command("submit-slurm", cls=CommonCommand)
@@ -250,4 +250,4 @@ def _show_dry_run(state: State, made: Generated, output_dir: str | None) -> None
         return
     say("would submit these; 0 stands for the id that the workflow is going to have")
     for script in scripts.values():
-        click.echo(script, nl=False)
+        show_text(script)

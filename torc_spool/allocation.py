@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import time
@@ -11,12 +12,14 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from torc_spool import capacity as capacities
+from torc_spool import naming
 from torc_spool.capacity import Capacity
 from torc_spool.errors import SlurmError
 from torc_spool.options import OWN_END, WALLTIME_END
 
 MARGIN_S = 90  # what is to be over before the end: Slurm's own notice comes up to a minute early
 _ENTRY = r"(?:[\w.-]|\[\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\])+"  # of a list of nodes
+_MAX_NODES = 100_000  # no list is longer; what seems to be is not expanded
 _INTERACTIVE_STEP = 0xFFFF_0000  # numbers from here on are Slurm's own, such as the shell of salloc
 
 
@@ -57,16 +60,21 @@ def hostnames(text: str) -> list[str]:
     found: list[str] = []
     for entry in re.findall(_ENTRY, text):
         parts = [_numbers(part) if part.startswith("[") else [part] for part in re.findall(r"\[[^]]*\]|[^[]+", entry)]
+        if math.prod(map(len, parts)) + len(found) > _MAX_NODES:
+            return []
         found += ["".join(each) for each in itertools.product(*parts)]
     return found
 
 
 def _numbers(brackets: str) -> list[str]:
-    """`[08-10,3]` has 08, 09, 10 and 3."""
-    found = []
+    """`[08-10,3]` has 08, 09, 10 and 3. None at all, where there are more than any cluster has."""
+    found: list[str] = []
     for part in brackets[1:-1].split(","):
         first, _, last = part.partition("-")
-        found += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
+        begin, end = naming.whole(first), naming.whole(last or first)
+        if begin is None or end is None or end - begin + len(found) >= _MAX_NODES:
+            return []
+        found += [f"{number:0{len(first)}d}" for number in range(begin, end + 1)]
     return found
 
 
@@ -152,7 +160,8 @@ def _num_cpus(environ: Mapping[str, str], nodes: int) -> int | None:
     here = _number(environ, "SLURM_CPUS_ON_NODE")
     if nodes == 1:
         return here
-    each = [int(number) for number in re.findall(r"(?:^|,)(\d+)", environ.get("SLURM_JOB_CPUS_PER_NODE", ""))]
+    listed = re.findall(r"(?:^|,)(\d+)", environ.get("SLURM_JOB_CPUS_PER_NODE", ""))
+    each = [number for text in listed if (number := naming.whole(text))]
     return min(each, default=here)
 
 

@@ -25,7 +25,7 @@ def status(store: Store, inquiry: Inquiry | None = None) -> tuple[list[Row], Slu
         if owner.record is not None and owner.record.kind == "runner" and owner.record.slurm_job_id is not None:
             runners.setdefault(owner.record.slurm_job_id, []).append(owner)
     numbers = {job_id: _number(recorded.get(job_id), found) for job_id, found in runners.items()}
-    seen = inquiry.about({number for number in numbers.values() if number.job_id.isdecimal()})
+    seen = inquiry.about({number for number in numbers.values() if naming.is_allocation(number.job_id)})
     jobs = _jobs(store)
     rows = [
         _row(store, number, recorded.get(job_id), runners[job_id], seen.get(number), jobs)

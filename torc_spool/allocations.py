@@ -13,14 +13,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from torc_spool import fsops, naming, processes, sbatch, slurm
 from torc_spool.actor import user_name
 from torc_spool.errors import StorageError, UsageError
 from torc_spool.model import Allocation
 from torc_spool.sbatch import Launch, Options
-from torc_spool.store import Store, encode
+from torc_spool.store import Store, encode, read_record
 
 
 class Wish(NamedTuple):
@@ -152,12 +150,10 @@ def recorded(store: Store) -> list[Allocation]:
     """The allocations that were asked for, oldest first; what is no record of one is left out."""
     found = []
     for name in fsops.names(store.layout.slurm):
-        if naming.parse_allocation(name) is None:
+        job_id = naming.parse_allocation(name)
+        if job_id is None:
             continue
-        content = fsops.read(f"{store.layout.slurm}/{name}")
-        if content is not None:
-            try:
-                found.append(msgspec.json.decode(content.data, type=Allocation))
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue
+        record: Allocation | None = read_record(f"{store.layout.slurm}/{name}", Allocation)
+        if record is not None and record.job_id == job_id:
+            found.append(record)
     return sorted(found, key=lambda each: (each.submitted or 0.0, int(each.job_id)))

@@ -46,8 +46,9 @@ def find_jobs(store: Store, wanted: Collection[str]) -> list[Job]:
     missing: list[str] = []
     for word in wanted:
         record = by_name.get(word)
-        if record is None and word.isdecimal() and 1 <= int(word) <= len(records):
-            record = records[int(word) - 1]
+        number = naming.whole(word)
+        if record is None and number is not None and 1 <= number <= len(records):
+            record = records[number - 1]
         if record is None:
             missing.append(word)
         else:

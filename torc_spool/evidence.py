@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from torc_spool import processes
+from torc_spool import naming, processes
 from torc_spool.model import RunnerRecord
 from torc_spool.squeue import UNKNOWN, WALLTIME, Number, Seen
 
@@ -37,7 +37,7 @@ def life(environ: Mapping[str, str] = os.environ) -> dict[str, str | int | None]
         "slurm_job_id": environ.get("SLURM_JOB_ID") or None,
         "slurm_cluster": environ.get("SLURM_CLUSTER_NAME") or None,
         "slurm_node": environ.get("SLURMD_NODENAME") or None,
-        "slurm_restarts": int(restarts) if restarts.isdecimal() else 0,
+        "slurm_restarts": naming.whole(restarts) or 0,
     }
 
 
@@ -87,7 +87,7 @@ def number(record: RunnerRecord) -> Number | None:
 
     The shell of `salloc` on a login node outlives its allocation, and so does what runs in it.
     """
-    if record.slurm_job_id is None or record.slurm_node is None or not record.slurm_job_id.isdecimal():
+    if record.slurm_job_id is None or record.slurm_node is None or not naming.is_allocation(record.slurm_job_id):
         return None
     return Number(record.slurm_job_id, record.slurm_cluster)
 

@@ -35,6 +35,7 @@ _OWNER = r"([A-Za-z0-9_][A-Za-z0-9._-]{0,99}-[0-9]{1,10}-[0-9a-f]{8})"
 _RUNNER = re.compile(_OWNER)
 _TAKEN = re.compile(f"{_OWNER}~{_OWNER}")
 _ALLOCATION = re.compile(r"([1-9][0-9]{0,18})\.json")
+_WHOLE = re.compile(r"0*[0-9]{1,18}")
 _REQUEST = re.compile(rf"cancel-{_ATTEMPT}|stop-{_OWNER}")
 _ACTION = re.compile(
     rf"((?!000)[0-9]{{3}}|[1-9][0-9]{{3,8}})(?:\.([1-9][0-9]{{0,8}}))?-({'|'.join(Trigger)})"
@@ -185,6 +186,11 @@ def owners(directory: str) -> tuple[str, str] | None:
     return (directory, directory) if is_runner(directory) else None
 
 
+def whole(text: str) -> int | None:
+    """A number from 0 as a person writes it, or None: for what is none, and for one that nothing here can be."""
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
 class Request(NamedTuple):
     """A wish in ``requests/``: cancel one attempt of a job, or stop a runner."""
 
@@ -215,6 +221,11 @@ def allocation_name(job_id: str) -> str:
     if not _ALLOCATION.fullmatch(name):
         raise BadName(f"{job_id!r} is not the number of an allocation")
     return name
+
+
+def is_allocation(job_id: str) -> bool:
+    """Whether this is a number of Slurm's."""
+    return _ALLOCATION.fullmatch(f"{job_id}.json") is not None
 
 
 def parse_allocation(name: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -176,7 +177,7 @@ def directive(name: str, value: str | None) -> str:
     """One option of sbatch as it stands in a script. Raises SpecError for what cannot stand there."""
     if value is None:
         return f"--{name}"
-    if any(ord(char) < 32 and char != "\t" for char in value):
+    if any(unicodedata.category(char) in ("Cc", "Zl", "Zp") and char != "\t" for char in value):
         raise SpecError(f"{value!r} holds a control character, which no line of a batch script can say", where=name)
     if _PLAIN.fullmatch(value):
         return f"--{name}={value}"

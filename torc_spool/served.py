@@ -380,7 +380,7 @@ class Served:
         if place is None:
             return f"was set aside; see {self.store.layout.aside}"
         if place.status is Status.HELD:
-            return f"is held; let it go with: torc-spool release {self.id} {shlex.quote(open_jobs[job])}"
+            return f"is held; let it go with: torc-spool release {self.id} {_typed(job, open_jobs[job])}"
         if place.status is Status.BLOCKED:
             awaited = self.settler.ledger.awaited(job) if self.settler.ledger else ()
             waits = [open_jobs[other] for other in awaited if other in open_jobs]
@@ -397,6 +397,11 @@ class Served:
         if self._directories is not None and place.detail not in self._directories:
             return f"is bound to scheduler {place.detail}, which this runner does not serve"
         return select.never_fits(place.name.needs, offer) or "is ready"
+
+
+def _typed(job: int, name: str) -> str:
+    """How a person names a job in a shell: by its id, where the name is an option or cannot be typed."""
+    return shlex.quote(name) if name.isprintable() and not name.startswith("-") else str(job)
 
 
 def serve_directories(store: Store, scheduler: str | None, any_scheduler: bool) -> list[str] | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from torc_spool import slurm
+from torc_spool import naming, slurm
 from torc_spool.errors import SlurmError
 
 ASK_TIMEOUT_S = 10.0  # a runner waits for it, and its jobs with it
@@ -104,11 +104,11 @@ def parse_squeue(answer: str) -> dict[str, Seen]:
         fields, at = {}, 0
         for name, width in _COLUMNS:
             fields[name], at = line[at : at + width].strip(), at + width
-        if fields["JobID"].isdecimal() and fields["State"]:
+        if naming.is_allocation(fields["JobID"]) and fields["State"]:
             found[fields["JobID"]] = Seen(
                 state=fields["State"],
                 said_by="squeue",
-                restarts=int(fields["RestartCnt"]) if fields["RestartCnt"].isdecimal() else None,
+                restarts=naming.whole(fields["RestartCnt"]),
                 start=_time(fields["StartTime"]),
                 end=_time(fields["EndTime"]),
                 left=_text(fields["TimeLeft"]),
@@ -129,7 +129,7 @@ def parse_sacct(answer: str) -> dict[str, Seen]:
     found = {}
     for line in answer.splitlines():
         fields = line.split("|")
-        if len(fields) != 6 or not fields[0].isdecimal() or not fields[1]:
+        if len(fields) != 6 or not naming.is_allocation(fields[0]) or not fields[1].strip():
             continue
         job_id, state, start, end, user, nodes = fields
         found[job_id] = Seen(
@@ -144,7 +144,8 @@ def parse_sacct(answer: str) -> dict[str, Seen]:
 
 
 def _time(text: str) -> float | None:
-    return float(text) if text.isdecimal() and int(text) > 0 else None
+    seconds = naming.whole(text)
+    return float(seconds) if seconds else None
 
 
 def _text(text: str) -> str | None:

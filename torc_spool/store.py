@@ -143,8 +143,9 @@ class Store:
             return schedulers[0]
         if named in known:
             return schedulers[known.index(named)]
-        if named is not None and named.isdecimal() and 1 <= int(named) <= len(known):
-            return schedulers[int(named) - 1]
+        number = None if named is None else naming.whole(named)
+        if number is not None and 1 <= number <= len(known):
+            return schedulers[number - 1]
         has = ", ".join(f"{number} {name}" for number, name in enumerate(known, 1)) or "none"
         if named is None:
             raise NotFound(f"name a scheduler of workflow {self.workflow.id} with --scheduler; it has: {has}")
@@ -404,11 +405,11 @@ class Store:
 
     def runner_record(self, directory: str) -> RunnerRecord | None:
         """Who a runner is; None when it never came to say so."""
-        record: RunnerRecord | None = _read_record(f"{directory}/runner.json", RunnerRecord)
+        record: RunnerRecord | None = read_record(f"{directory}/runner.json", RunnerRecord)
         return record
 
     def runner_end(self, directory: str) -> RunnerEnd | None:
-        end: RunnerEnd | None = _read_record(f"{directory}/end.json", RunnerEnd)
+        end: RunnerEnd | None = read_record(f"{directory}/end.json", RunnerEnd)
         return end
 
     # -- moves ----------------------------------------------------------------------------------------------
@@ -476,7 +477,8 @@ def _from_the_future(data: bytes) -> str | None:
     return f"is of version {version}; this program knows {FORMAT_VERSION}" if version > FORMAT_VERSION else None
 
 
-def _read_record(path: str, kind: type[Any]) -> Any:
+def read_record(path: str, kind: type[Any]) -> Any:
+    """A record that decides nothing alone; None when it is gone or cannot be understood. Raises StorageError."""
     try:
         content = fsops.read(path)
         return None if content is None else msgspec.json.decode(content.data, type=kind)

@@ -23,6 +23,7 @@ from torc_spool.userdata import Datum, with_user_data
 
 IDS, STAGING, TRASH = ".ids", ".staging", ".trash"
 _ID_TRIES = 10_000
+_IDS_END = 10**9  # what no directory of a workflow can be called is no id, whoever made it
 
 
 class Verbatim(msgspec.Struct, frozen=True):
@@ -90,9 +91,9 @@ def publish(
 
 def reserve_id(spool: str, mode: int = 0o755) -> int:
     """An id that was never used: whoever makes its directory has it (s3). Ids are never removed."""
-    used = (int(name) for name in fsops.names(f"{spool}/{IDS}") if name.isdecimal())
+    used = (naming.whole(name) for name in fsops.names(f"{spool}/{IDS}"))
     published = (found[0] for name in fsops.names(spool) if (found := naming.parse_workflow(name)))
-    first = 1 + max([0, *used, *published])
+    first = 1 + max([0, *(number for number in used if number is not None and number < _IDS_END), *published])
     for candidate in range(first, first + _ID_TRIES):
         if fsops.make_directory(f"{spool}/{IDS}/{candidate}", mode):
             return candidate
