@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,9 +88,33 @@ def test_a_runner_for_each_node_is_started_by_srun_and_the_end_of_one_ends_no_ot
     text = sbatch.script(asked(nodes=4), LAUNCH._replace(one_runner_per_node=True))
     start = text.replace("\\\n", "").splitlines()[-1]
     words = shlex.split(start)
-    assert words[:2] == ["exec", "srun"]
+    assert words[0] == "srun"  # in whose place the script would be told of the end by a signal to all jobs
     assert {"--wait=0", "--kill-on-bad-exit=0", "--ntasks-per-node=1"} <= set(words)
     assert words[-2:] == ["--num-nodes", "1"]
+
+
+ENDS = {"asked once": ("echo 1900000000", {}, "1900000000"), "said": ("exit 1", {"SLURM_JOB_END_TIME": "17"}, "17")}
+
+
+@pytest.mark.parametrize(("squeue", "environ", "end"), ENDS.values(), ids=ENDS)
+def test_runners_of_several_nodes_know_the_end(tmp_path: Path, squeue: str, environ: dict[str, str], end: str) -> None:
+    assert run_script(tmp_path, squeue, environ) == end
+
+
+def test_runners_of_several_nodes_reckon_the_end_when_slurm_does_not_say_it(tmp_path: Path) -> None:
+    before = time.time()
+    assert before + 3600 - 2 <= float(run_script(tmp_path, "exit 1", {})) <= time.time() + 3600
+
+
+def run_script(directory: Path, squeue: str, environ: dict[str, str]) -> str:
+    """What srun is told of the end."""
+    for name, body in (("squeue", squeue), ("srun", 'echo "$SLURM_JOB_END_TIME"')):
+        (directory / name).write_text(f"#!/bin/bash\n{body}\n")
+        (directory / name).chmod(0o755)
+    text = sbatch.script(asked(nodes=4), LAUNCH._replace(one_runner_per_node=True))
+    environ = {"PATH": f"{directory}:/usr/bin:/bin", "SLURM_JOB_ID": "9", "SLURM_JOB_NUM_NODES": "4", **environ}
+    done = subprocess.run(["bash"], input=text, env=environ, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def test_one_runner_for_several_nodes_is_told_how_many() -> None:

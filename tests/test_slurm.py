@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -10,10 +11,15 @@ from typing import Any
 
 import cliutil
 import pytest
+import spooltools
 from cliutil import Lab
 
-from torc_spool import allocations, slurm
+from torc_spool import allocations, executor, slurm
+from torc_spool.capacity import Capacity
 from torc_spool.errors import SlurmError
+from torc_spool.options import Options
+from torc_spool.runner import Runner
+from torc_spool.spool import Spool
 
 lab = cliutil.lab
 
@@ -323,3 +329,40 @@ def test_a_job_of_several_nodes_is_told_which_and_the_others_run_on_ours(lab: La
     runner.wait()
     said = {name: Path(lab.job(name)["stdout"]).read_text().strip() for name in ("small", "large", "late")}
     assert said == {"small": "", "large": "2 n09,n10", "late": ""}
+
+
+@pytest.mark.parametrize(
+    ("job", "in_allocation"),
+    [
+        ({"command": "kill -TERM $$"}, False),
+        ({"command": "exit 3"}, True),
+        ({"command": "exit 0", "supports_termination": True}, True),
+    ],
+    ids=["by SIGTERM", "of an allocation", "polite"],
+)
+def test_a_job_that_was_stopped_with_its_runner_has_neither_failed_nor_completed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, job: dict[str, Any], in_allocation: bool
+) -> None:
+    """Slurm stops all processes of an allocation at once, and jobs may be gone before their runner hears of it."""
+    lab.submit({"name": "j", **job})
+    monkeypatch.setattr(executor, "DOUBT_S", 3600.0)
+    if in_allocation:
+        monkeypatch.setenv("SLURMD_NODENAME", "n1")
+
+    def prepare() -> Runner:
+        def then_us(runner: Runner) -> None:
+            if runner.executor._doubtful:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return Runner(Spool(str(lab.spool)), Options(Capacity(1, 1000)), workflow_id=1, progress=then_us)
+
+    ending = spooltools.in_child(prepare, lambda made: made.run())
+    assert ending.how == "done", ending.text
+    row = lab.jobs()["j"]
+    assert (row["status"], row["reason"]) == ("terminated", "the runner was stopped by SIGTERM")
+
+
+def test_a_job_that_fails_in_an_allocation_has_failed_all_the_same(lab: Lab) -> None:
+    lab.submit("exit 3")
+    lab.run(1, code=1, env={"SLURMD_NODENAME": "n1"})
+    assert lab.jobs()["j1"]["reason"] == "return code 3"

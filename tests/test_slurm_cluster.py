@@ -66,6 +66,14 @@ def output(lab: Lab, name: str) -> str:
     return Path(path).read_text().strip()
 
 
+def held(first: str) -> str:
+    """A job that says where it runs; its first attempt goes on with a command, and never ends by itself."""
+    return (
+        "echo $SLURMD_NODENAME > at.$TORC_ATTEMPT_ID.tmp; mv at.$TORC_ATTEMPT_ID.tmp at.$TORC_ATTEMPT_ID; "
+        f"[ $TORC_ATTEMPT_ID -gt 1 ] || {{ {first}; while :; do sleep 0.1; done; }}"
+    )
+
+
 SMALL = {"name": "small", "account": "proj", "partition": "debug", "walltime": "00:05:00", "cpus_per_task": 2}
 
 
@@ -107,14 +115,26 @@ def test_jobs_on_a_gpu_node_have_a_device_each(lab: Lab, cluster: Cluster) -> No
 
 
 def test_each_node_of_an_allocation_has_a_runner(lab: Lab, cluster: Cluster) -> None:
-    both = "touch here.$TORC_JOB_NAME; until [ -e here.a ] && [ -e here.b ]; do sleep 0.1; done; echo $SLURMD_NODENAME"
+    """What Slurm tells the script before the end hurts no job; what scancel sends to all of them is their notice."""
+    here = "touch here.$TORC_JOB_NAME; until [ -e here.a ] && [ -e here.b ] && [ -e go ]; do sleep 0.1; done"
+    save = "trap 'touch saved; exit 0' TERM; while :; do sleep 0.1; done"
     lab.submit(
-        {"name": "a", "command": both},
-        {"name": "b", "command": both},
-        slurm_schedulers=[{"name": "two", "partition": "debug", "nodes": 2, "exclusive": True}],
+        *({"name": name, "command": f"{here}; echo $SLURMD_NODENAME"} for name in ("a", "b")),
+        {"name": "c", "command": "exec sleep 1000", "depends_on": ["a"]},
+        {"name": "d", "command": save, "depends_on": ["b"], "supports_termination": True},
+        slurm_schedulers=[{"name": "two", "partition": "debug", "nodes": 2, "exclusive": True, "walltime": 5}],
     )
-    cluster.await_end(*schedule(lab, cluster, "--start-one-worker-per-node", "--max-parallel-jobs", 1))
+    (number,) = schedule(lab, cluster, "--start-one-worker-per-node", "--max-parallel-jobs", 1)
+    wait_until(lambda: {"here.a", "here.b"} <= set(os.listdir(lab.cwd)), "a job runs on each node", DEADLINE_S)
+    cluster("scancel", "--batch", "--signal=USR1", number)
+    (lab.cwd / "go").touch()
+    lab.await_states(a="completed", b="completed", c="running", d="running")
     assert {output(lab, "a"), output(lab, "b")} == {"c1", "c2"}
+    cluster("scancel", number)
+    cluster.await_end(number)
+    assert (lab.cwd / "saved").exists()
+    assert [lab.states()[name] for name in "cd"] == ["terminated", "terminated"]
+    lab.check()
 
 
 def test_an_account_that_is_refused_is_said_in_slurms_words(lab: Lab, cluster: Cluster) -> None:
@@ -135,14 +155,6 @@ def test_paths_mean_themselves_to_slurm(tmp_path: Path, cluster: Cluster, name: 
     assert output(lab, "j1") == str(lab.cwd)
     assert "1 completed" in (directory / f"slurm_output_wf1_sl{number}.e").read_text()
     lab.close()
-
-
-def held(first: str) -> str:
-    """A job that says where it runs; its first attempt goes on with a command, and never ends by itself."""
-    return (
-        "echo $SLURMD_NODENAME > at.$TORC_ATTEMPT_ID.tmp; mv at.$TORC_ATTEMPT_ID.tmp at.$TORC_ATTEMPT_ID; "
-        f"[ $TORC_ATTEMPT_ID -gt 1 ] || {{ {first}; while :; do sleep 0.1; done; }}"
-    )
 
 
 def test_what_a_crashed_node_held_runs_again_elsewhere(lab: Lab, cluster: Cluster) -> None:

@@ -19,6 +19,7 @@ from torc_spool.slots import Grant
 from torc_spool.store import Content
 
 TASK_VARIABLE = "TORC_TASK"  # in the environment of every process of one attempt, and of no other
+_TERMINATED = 128 + signal.SIGTERM
 
 
 class Ending(NamedTuple):
@@ -61,6 +62,7 @@ class Execution:
         self.oom_kills = NOT_KNOWN  # before it started
         self.is_alone = True  # whether no other job of this runner has run beside it
         self.attempt: Attempt | None = None  # the result, once there is one
+        self._exit: tuple[int, str | None, resource.struct_rusage, float] | None = None  # of what it was made
         self.is_recorded = False  # whether it is in the job's file
 
     @property
@@ -68,9 +70,15 @@ class Execution:
         return self.content.job
 
     def end(self, ending: Ending, grace_s: float) -> None:
-        """Give the job its notice, SIGTERM, and SIGKILL after the grace; the first reason to end it holds."""
+        """Give the job its notice, SIGTERM, and SIGKILL after the grace; the first reason to end it holds.
+
+        One that has exited did so because of this, as we have learned since.
+        """
         if self.ending is None:
             self.ending = ending
+        if self._exit is not None:
+            self.attempt = self._result(*self._exit)
+            return
         if not self.pid:
             return
         if ending.at_once or grace_s <= 0:
@@ -102,12 +110,23 @@ class Execution:
         elif self.script is not None and code == 0:
             self.script, self.pid, self.sampled_peak = None, 0, 0
             return False
-        cause = self.ending.cause if self.ending is not None else None
+        cause = None
         if self.ending is None and code:
             after = counter.now() if counter is not None else NOT_KNOWN
             cause = causes.of_exit(code, self.oom_kills, after, is_alone=self.is_alone)
-        self.attempt = self._result(code, cause, usage, ended_clock - self.started_clock)
+        self._exit = (code, cause, usage, ended_clock - self.started_clock)
+        self.attempt = self._result(*self._exit)
         return True
+
+    def may_have_been_ended(self, *, among_others: bool) -> bool:
+        """Whether somebody who stops us may have stopped it with us, so that our own signal is still to come.
+
+        `among_others`: Slurm does so, and a job that heeds SIGTERM may exit as it likes.
+        """
+        if self.attempt is None or self.ending is not None:
+            return False
+        code = self.attempt.return_code
+        return code == _TERMINATED or (among_others and (code != 0 or self.job.supports_termination))
 
     def could_not_start(self, reason: str) -> None:
         """The result of a job whose process could not be made, through no fault of this node."""
@@ -125,7 +144,7 @@ class Execution:
         if ending is not None:
             returned = ending.return_code if ending.return_code is not None else code
             where = f"in the recovery script of rule {self.script.rule}: " if self.script else ""
-            return self._attempt(ending.outcome, returned, where + ending.reason, exec_s, usage, cause)
+            return self._attempt(ending.outcome, returned, where + ending.reason, exec_s, usage, ending.cause)
         if self.script is not None:
             reason = f"recovery script of rule {self.script.rule} returned {code}; the command was not run again"
             return self._attempt(Status.FAILED, code, reason, exec_s, usage, cause)

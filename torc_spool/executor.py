@@ -30,6 +30,7 @@ from torc_spool.starter import BASH, Starter
 MEMORY_SAMPLE_S = 1.0
 RECORD_RETRY_S = 5.0
 ORPHANS_S = 0.25
+DOUBT_S = 1.0  # so long after a job that may have been stopped with us our own signal may come
 START_RETRY_S = 1.0
 START_TROUBLE_S = 15.0  # a node that cannot start jobs for so long is sick
 
@@ -43,11 +44,12 @@ class Executor:
         *,
         grace_s: float,
         limit_resources: bool,
+        in_allocation: bool,
         tell: Callable[[str], None],
         complain: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
-        self.slots, self.grace_s = slots, grace_s
+        self.slots, self.grace_s, self._in_allocation = slots, grace_s, in_allocation
         self.recorded: dict[Status, int] = {}
         self._limits = limit_resources and not slots.ignores_resources
         self._tell, self._complain = tell, complain
@@ -59,6 +61,7 @@ class Executor:
         self._launching: dict[int, Execution] = {}  # by id(execution): their processes are being made
         self._unstarted: list[Execution] = []  # running, as the spool sees it, but the process could not be made
         self._unrecorded: list[Execution] = []  # ended, but the disk would not take it
+        self._doubtful: dict[Execution, float] = {}  # ended, but perhaps not by themselves; until when that is open
         self._of: dict[int, tuple[Served, Starter]] = {}  # by id(execution)
         self._ending: Ending | None = None  # what is started from now on ends like all else
         self._sparing = False  # whether that holds only for jobs that support termination
@@ -78,7 +81,7 @@ class Executor:
 
     @property
     def has_processes(self) -> bool:
-        return bool(self._running or self._launching or self.errands.any)
+        return bool(self._running or self._launching or self._doubtful or self.errands.any)
 
     @property
     def is_busy(self) -> bool:
@@ -101,7 +104,7 @@ class Executor:
 
     def next_at(self) -> float:
         """When a turn is due even if nothing happens, by the monotonic clock."""
-        times = [self._sample_at, self._retry_at, self._orphans_at, self.errands.next_at()]
+        times = [self._sample_at, self._retry_at, self._orphans_at, self.errands.next_at(), *self._doubtful.values()]
         for execution in self._running.values():
             times += [execution.kill_at or math.inf, self._runtime_end(execution)]
         return min(times)
@@ -113,6 +116,7 @@ class Executor:
         """
         self._take_in()
         ended = self._reap()
+        self._settle_doubts(time.monotonic())
         if ended:
             self._orphans_at = min(self._orphans_at, time.monotonic() + ORPHANS_S)
         if time.monotonic() >= self._orphans_at or not self._running:
@@ -242,10 +246,12 @@ class Executor:
             any_exited = True
             execution = self._running.pop(exited.si_pid, None)
             if execution is not None:
-                if execution.collect(self._oom):
-                    self._record(execution)
-                else:
+                if not execution.collect(self._oom):
                     self._launch(execution)  # its recovery script is through
+                elif execution.may_have_been_ended(among_others=self._in_allocation):
+                    self._doubtful[execution] = time.monotonic() + DOUBT_S
+                else:
+                    self._record(execution)
             elif self.errands.exited(exited.si_pid):
                 continue
             elif self._launching:
@@ -253,6 +259,12 @@ class Executor:
             else:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(exited.si_pid, os.WNOHANG)
+
+    def _settle_doubts(self, now: float) -> None:
+        """Record what has ended by itself after all."""
+        for execution in [each for each, until in self._doubtful.items() if now >= until or each.ending is not None]:
+            del self._doubtful[execution]
+            self._record(execution)
 
     def _put_away_orphans(self) -> None:
         """Kill what a job left that had changed its session. What hides whose it is may be that of a running job:
@@ -366,7 +378,7 @@ class Executor:
 
     def cancel(self, served: Served, wishes: Collection[Cause]) -> None:
         """End those jobs of a workflow whose attempts somebody wants canceled."""
-        for execution in [*self._under_way(), *self._unstarted]:
+        for execution in [*self._under_way(), *self._unstarted, *self._doubtful]:
             mine = self._of[id(execution)][0] is served
             if mine and Cause(execution.name.id, execution.name.attempt) in wishes:
                 execution.end(Ending(Status.CANCELED, "canceled by request"), self.grace_s)
@@ -379,7 +391,7 @@ class Executor:
         self._ending, self._sparing = Ending(Status.TERMINATED, reason, cause=causes.RUNNER_ENDED), spare
         self.gives_back = True
         self._give_up_at = time.monotonic() + self.grace_s + 2 * RECORD_RETRY_S
-        for execution in self._under_way():
+        for execution in [*self._under_way(), *([] if spare else self._doubtful)]:
             if not self._is_spared(execution):
                 execution.end(self._ending, self.grace_s)
         self.errands.end_all(self.grace_s)
@@ -425,9 +437,8 @@ class Executor:
         self.errands.abandon()
         for execution in self._running.values():
             processes.kill_marked(TASK_VARIABLE, execution.task)
-        self._running.clear()
-        self._unstarted.clear()
-        self._unrecorded.clear()
+        for left in (self._running, self._unstarted, self._unrecorded, self._doubtful):
+            left.clear()
 
     def close(self) -> None:
         """End the threads that start processes, and what jobs may have left."""

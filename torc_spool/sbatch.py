@@ -137,7 +137,6 @@ def script(asked: Options, launch: Launch) -> str:
 
     Raises SpecError for what no batch script can say.
     """
-    nodes = asked["nodes"]
     said = {
         "job-name": launch.job_name,
         "comment": _comment(asked.get("comment"), launch),
@@ -151,15 +150,12 @@ def script(asked: Options, launch: Launch) -> str:
     words = [*launch.program, "--spool", launch.spool, "run", str(launch.workflow_id)]
     words += ["--scheduler", launch.scheduler, "--grace", f"{launch.grace_s:g}", *launch.runner_options]
     runner = shlex.join(words)
-    start = f"exec {runner}"
     if launch.one_runner_per_node:
-        start = (
-            'exec srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \\\n'
-            "    --wait=0 --kill-on-bad-exit=0 --overlap --cpu-bind=none \\\n"
-            f"    {runner} --num-nodes 1"
-        )
-    elif nodes != "1":
-        start += ' --num-nodes "$SLURM_JOB_NUM_NODES"'
+        start = _on_each_node(f"{runner} --num-nodes 1", walltime(asked["time"] or ""))
+    elif asked["nodes"] == "1":
+        start = [f"exec {runner}"]
+    else:
+        start = [f'exec {runner} --num-nodes "$SLURM_JOB_NUM_NODES"']
     return "\n".join(
         [
             "#!/bin/bash",
@@ -167,10 +163,29 @@ def script(asked: Options, launch: Launch) -> str:
             "",
             "trap '' USR1  # \"your time is ending\": the runner heeds it, and may not be there yet when it comes",
             "unset SLURM_EXPORT_ENV  # --export is for this script, not for every srun in it",
-            start,
+            *start,
             "",
         ]
     )
+
+
+def _on_each_node(runner: str, walltime_s: int | None) -> list[str]:
+    """Where srun takes the place of the script it hands USR1 on to every process of its step, jobs too. So it is a
+    child of the script, and the runners go by the end of the allocation, which the script finds out once for all."""
+    ask = 'SLURM_TIME_FORMAT=%s timeout 30 squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e'
+    lines = [
+        "trap : TERM  # the runners get it too, and this has to be there until they have ended",
+        f"end=${{SLURM_JOB_END_TIME:-$({ask})}}",
+    ]
+    if walltime_s is not None:
+        lines.append(f"[[ $end =~ ^[1-9][0-9]*$ ]] || end=$(($(date +%s) + {walltime_s}))  # Slurm does not answer")
+    return [
+        *lines,
+        'export SLURM_JOB_END_TIME="$end"',
+        'srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \\',
+        "    --wait=0 --kill-on-bad-exit=0 --overlap --cpu-bind=none \\",
+        f"    {runner}",
+    ]
 
 
 def directive(name: str, value: str | None) -> str:
