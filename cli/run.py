@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from torc_spool import allocation, capacity
+from torc_spool import lease as leases
 from torc_spool.errors import EXIT_JOBS_FAILED, TorcSpoolError, UsageError
 from torc_spool.runner import Options, Result, Runner
 from torc_spool.select import Free, Offer
@@ -94,6 +95,13 @@ def _time_limit(text: str | None) -> int | None:
     metavar="SECONDS",
     help="From SIGTERM to SIGKILL, for a job that has to end.",
 )
+@click.option(
+    "--lease",
+    type=Seconds(),
+    metavar="SECONDS",
+    help="Silent for so long this runner is dead for others, who take its work back; at least 75. It gives a sign of "
+    "life every third of what is left of it after a minute, at most every 60 s.  [default: 240]",
+)
 @ignore_missing_data
 @HASH_INPUTS
 @click.pass_obj
@@ -112,6 +120,7 @@ def run(
     wait_for_new_jobs: float | None,
     no_limit_resources: bool,
     grace: float,
+    lease: float | None,
     ignore_missing_data: bool,
     hash_inputs: bool,
 ) -> int:
@@ -126,6 +135,7 @@ def run(
         allocation.detect(), num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes
     )
     asked_s = _time_limit(time_limit)
+    lease_s = leases.DEFAULT_S if lease is None else leases.check(lease, "--lease")
     spool = state.spool()
     workflow_id = None if spec_or_id is None else workflow_or_spec(spool, spec_or_id)
     if spec_or_id is not None and workflow_id is None:
@@ -148,6 +158,7 @@ def run(
         limit_resources=not no_limit_resources,
         output_dir=output_dir,
         wait_for_new_jobs_s=allocation.patience(settings) if wait_for_new_jobs is None else wait_for_new_jobs,
+        lease_s=lease_s,
     )
     view = _bar(spool.open(workflow_id).workflow.num_jobs) if workflow_id and sys.stderr.isatty() else _Lines()
     runner = Runner(spool, options, workflow_id=workflow_id, tell=view.tell, progress=view.progress)

@@ -35,7 +35,8 @@ def status(state: State, workflow_id: int) -> None:
         age = runner["heartbeat_age_s"]
         beat = f", heartbeat {age:.0f} s ago" if age is not None else ""
         evidence = f" ({clean(runner['evidence'])})" if runner["evidence"] else ""
-        click.echo(f"runner {runner['name']}: {runner['state']}{evidence}{beat}")
+        taker = f", taken back by {runner['recovered_by']}" if runner["recovered_by"] else ""
+        click.echo(f"runner {runner['name']}: {runner['state']}{evidence}{taker}{beat}")
     if not row["finished"] and not any(runner["state"] in ("alive", "silent") for runner in row["runners"]):
         hint = command(spool.path, f"run {row['id']}")
         click.echo(f"no runner is at work; start one with: {clean(hint)}")
@@ -129,12 +130,17 @@ def jobs_show(state: State, workflow_id: int, job: str) -> None:
     if state.json:
         show_json(row)
         return
-    show_fields({**row, **_outputs(row, row)}, skip=["attempts"])
+    show_fields({**row, **_outputs(row, row)}, skip=["attempts", "recoveries"])
     for attempt in row["attempts"]:
         outcome = attempt["outcome"] or "lost"
         click.echo(f"attempt {attempt['attempt']}: {outcome}, return code {clean(attempt['return_code'])}")
         fields = {**attempt, **_outputs(row, attempt)}
         show_fields({f"  {key}": value for key, value in fields.items() if value is not None and key != "attempt"})
+    for found in row["recoveries"]:
+        click.echo(
+            f"recovery of attempt {found['attempt']}: {found['decision']}, by {found['recovered_by']} "
+            f"at {found['time']}; runner {found['runner']} was dead: {clean(found['evidence'])}"
+        )
 
 
 def _outputs(row: report.Row, attempt: report.Row) -> dict[str, str | None]:

@@ -292,6 +292,8 @@ def _check_runners(seen: Seen, tree: Tree, where: str) -> None:
     last = (seen.content.get("attempts") or [{}])[-1]
     if scheduler is None or last.get("outcome") not in RAN or last["attempt"] != seen.name.attempt:
         return
+    if seen.status in (*WAITING, Status.PENDING):
+        return  # moved back by hand, perhaps to another scheduler: t2 makes it a new attempt
     assert last["runner"] in tree.runners, f"I12: {where}: runner {last['runner']} is forgotten"
     record = json.loads(_bytes(f"{tree.runners[last['runner']]}/runner.json"))
     serves = record.get("any_scheduler") or record.get("scheduler") == scheduler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,14 @@ class Wreck:
         self.gate.await_jobs("j1", "j2")
         self.runner = lab.runner()
         self.record = lab.root() / "runners" / self.runner / "runner.json"
-        self.pids = [lab.job(name)["pid"] for name in ("j1", "j2")]
+        self.pids = [self._pid(name) for name in ("j1", "j2")]
         self.pids += [pid_in(lab.base / f"{name}.1") for name in ("j1", "j2")]
         self.process.kill()
         assert not any(map(gone, self.pids))
+
+    def _pid(self, name: str) -> int:
+        """The journal has a process only a moment after it has begun."""
+        return wait_until(lambda: self.lab.job(name)["pid"], f"{name} is in the journal")
 
     def forge(self, **fields: Any) -> None:
         """Say something else about who the runner is."""
@@ -175,13 +180,59 @@ def test_a_host_that_was_started_anew_lost_its_runners_when_their_lease_is_over(
     lab.run(1)
 
 
-def test_a_silent_runner_of_another_host_is_still_left_alone(lab: Lab, wreck: Wreck) -> None:
+@pytest.mark.parametrize("by", ["run", "recover"])
+def test_a_runner_of_another_host_is_dead_once_it_was_silent_for_longer_than_its_lease(
+    lab: Lab, wreck: Wreck, by: str
+) -> None:
     wreck.forge(host="elsewhere")
+    wreck.silent(200)
+    assert "no runner is known to be dead" in lab.torc("recover", 1).stderr
     wreck.silent(10_000)
+    state = lab.torc("status", 1, "-f", "json").json["runners"][0]
+    assert (state["state"], state["lease_s"]) == ("dead", 240.0)
+    assert re.fullmatch(r"it is silent for 10\d\d\d s \(its lease is 240 s\)", state["evidence"])
+    if by == "recover":
+        assert "(its lease is 240 s)" in lab.torc("recover", 1).stdout
+    lab.run(1)
+    (taken,) = [
+        runner for runner in lab.torc("status", 1, "-f", "json").json["runners"] if runner["name"] == wreck.runner
+    ]
+    lost, ran = lab.job("j1")["attempts"]
+    (decided,) = lab.job("j1")["recoveries"]
+    assert (lost["outcome"], ran["outcome"]) == (None, "completed")
+    assert lost["reason"] == f"its runner died: {taken['evidence']}"
+    assert lost["recovered_by"] == taken["recovered_by"] == decided["recovered_by"]
+    assert (decided["decision"], decided["attempt"], decided["runner"]) == ("requeue", 1, wreck.runner)
+    assert decided["evidence"] == taken["evidence"]
+    shown = lab.torc("jobs", "show", 1, "j1").stdout
+    assert f"recovery of attempt 1: requeue, by {decided['recovered_by']} at {decided['time']}" in shown
+    assert f"runner {wreck.runner} was dead: {taken['evidence']}" in shown
+    assert f"taken back by {taken['recovered_by']}" in lab.torc("status", 1).stdout
+    lab.check()
+
+
+def test_a_process_of_this_host_that_goes_on_is_not_dead_by_its_silence_and_a_stopped_one_is(lab: Lab) -> None:
+    gate = lab.gate()
+    lab.submit(f"test $TORC_ATTEMPT_ID -gt 1 || {{ {gate.wait}; }}", f"true; {gate.only_wait}")
+    runner = lab.start("run", 1, "-p", 1)
+    gate.await_jobs("j1")
+    name, pid = lab.runner(), lab.job("j1")["pid"]
+    os.utime(lab.root() / "runners" / name / "heartbeat", (0, 0))
+    assert "no runner is known to be dead" in lab.torc("recover", 1).stderr
     assert lab.torc("status", 1, "-f", "json").json["runners"][0]["state"] == "silent"
-    done = lab.run(1, code=3)
-    assert lab.states() == {"j1": "running", "j2": "running"}
-    assert f"(silent); if it is dead: torc-spool recover 1 --dead {wreck.runner}" in done.stderr
+    runner.signal(signal.SIGSTOP)
+    done = lab.torc("recover", 1)
+    assert f"runner {name} is dead: process {name.split('-')[-2]} is stopped, and silent for" in done.stdout
+    assert gone(pid)
+    runner.signal(signal.SIGCONT)
+    woken = runner.wait(4)
+    taker = lab.job("j1")["recoveries"][0]["recovered_by"]
+    assert f"{taker} has taken it back on the evidence: process" in woken.stderr
+    assert "this runner recorded: nothing" in woken.stderr
+    gate.open()
+    lab.run(1)
+    assert [attempt["outcome"] for attempt in lab.job("j1")["attempts"]] == [None, "completed"]
+    lab.check()
 
 
 def test_another_process_with_the_same_pid_is_not_the_runner(lab: Lab, wreck: Wreck) -> None:

@@ -768,14 +768,18 @@ def changes_something(operation: str, _path: str) -> bool:
     return operation not in READS
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+LONG = {name for name in SCENARIOS if name.startswith(("recovery ", "reinitialize", "reset", "first submit"))}
+"""Those with very many calls, which are tried out with the slow tests: there each is also killed before every call."""
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in LONG])
 def test_killed_before_each_call_that_changes_something(name: str, made: Callable[[str], str], base: Path) -> None:
     """Between two of these calls the disk stays as it is, so that this is death at any moment."""
     calls = stop_at_every_call(name, made(name), base, lambda n: Fault(n, when=changes_something))
     assert calls >= 1
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.slow] * (each in LONG)) for each in SCENARIOS])
 def test_refused_each_call_that_changes_something_by_a_full_disk(
     name: str, made: Callable[[str], str], base: Path
 ) -> None:

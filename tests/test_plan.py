@@ -223,6 +223,7 @@ def test_twice_the_edges_are_twice_the_work(shape: Callable[[int], list[Job]]) -
     assert lines(lambda: work(large)) <= 2.1 * lines(lambda: work(small))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "stages"), [(into_one, 2), (chain, 100_000)], ids=["fan-in", "chain"])
 def test_a_hundred_thousand_jobs_need_no_recursion(shape: Callable[[int], list[Job]], stages: int) -> None:
     found = plan(shape(100_000))

@@ -199,6 +199,7 @@ def test_a_runner_has_its_row(tree: Tree, store: Store) -> None:
         "state": "alive",
         "evidence": None,
         "recovered_by": None,
+        "lease_s": 240.0,
     }
     assert runner.retire(0)
     (found,) = report.status(store)["runners"]
@@ -214,7 +215,7 @@ def test_a_runner_whose_process_is_gone_is_dead(tree: Tree, store: Store) -> Non
     assert found["evidence"] == f"process {here.pid} is gone from {here.host}"
 
 
-@cases(("age", "state"), {"a while ago": (200, "alive"), "longer than its lease": (1000, "silent")})
+@cases(("age", "state"), {"a while ago": (200, "alive"), "longer than its lease": (1000, "dead")})
 def test_a_runner_elsewhere_is_alive_until_its_lease_has_passed(age: int, state: str, tree: Tree, store: Store) -> None:
     other(tree)
     tree.put(1, RUNNING)

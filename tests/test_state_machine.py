@@ -9,6 +9,7 @@ at the same time) is read from the directories after it was found to be allowed.
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import os
 import shutil
@@ -609,6 +610,7 @@ class Spools(RuleBasedStateMachine):
     def retry(self, numbers: list[int]) -> None:
         """Of some jobs, or of all that have failed."""
         named = len(numbers) > 1
+        self.settle_where_any_may_be_the_cause()
         jobs = self.named(numbers) if named else self.model.where(Status.FAILED, Status.TERMINATED)
         changes.retry(self.store, [job.name for job in jobs] if named else [])
         self.model.settle()
@@ -623,6 +625,17 @@ class Spools(RuleBasedStateMachine):
             elif job.status is None:
                 self._make_anew(job, returning)
         self.model.settle(back)
+
+    def settle_where_any_may_be_the_cause(self) -> None:
+        """A retry settles first. Of several causes of a cancellation it may take another one than the model, and then
+        it depends on that choice whether the job comes back: let it be made, and seen, beforehand."""
+        trial = copy.deepcopy(self.model)
+        trial.settle()
+        canceled = [job for job in trial.where(Status.CANCELED) if job != self.model.jobs[job.id]]
+        if any(len(trial.spoilers(job)) > 1 for job in canceled):
+            Settler(self.store).settle()
+            self.model.settle()
+            self.agree()
 
     def _make_anew(self, job: ModelJob, but: Collection[int]) -> None:
         """From the record: as it was submitted."""
@@ -929,4 +942,5 @@ def test_runners_and_a_person_in_any_order_agree_with_the_model() -> None:
 
 @pytest.mark.slow
 def test_runners_and_a_person_in_any_order_agree_with_the_model_at_length() -> None:
-    run_state_machine_as_test(Spools, settings=settings(FEW, max_examples=400, derandomize=False))
+    """Other examples each time, but the same ones in CI: by hypothesis' own profile for it."""
+    run_state_machine_as_test(Spools, settings=settings(FEW, max_examples=400, derandomize=settings().derandomize))

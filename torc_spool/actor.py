@@ -15,17 +15,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from torc_spool import fsops, naming, processes
+from torc_spool import fsops, lease, naming, processes
 from torc_spool.errors import Fenced, StorageError
 from torc_spool.lifecycle import Move
-from torc_spool.model import Attempt, Job, RunnerEnd, RunnerRecord, Status
+from torc_spool.model import Attempt, Decision, Job, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import Cause, JobName, Request
 from torc_spool.scratch import Scratch
 from torc_spool.select import Entry
 from torc_spool.store import Content, Place, Store, encode, with_attempt
 
-HEARTBEAT_S = 60.0
-LEASE_S = 240.0  # a heartbeat, a minute of NFS staleness, and as much again for a slow node
+_MOMENT_S = 1.0  # for so long a sign of life tells the filesystem's time, too
 
 
 def user_name() -> str:
@@ -36,7 +35,7 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
-def identity(name: str, **what: Any) -> RunnerRecord:
+def identity(name: str, *, lease_s: float = lease.DEFAULT_S, **what: Any) -> RunnerRecord:
     """The record by which others can tell whether this process lives."""
     pid = os.getpid()
     return RunnerRecord(
@@ -46,7 +45,8 @@ def identity(name: str, **what: Any) -> RunnerRecord:
         pid_start=processes.start_time(pid) or "",
         boot_id=processes.boot_id(),
         pid_namespace=processes.pid_namespace(),
-        lease_s=LEASE_S,
+        lease_s=lease_s,
+        heartbeat_s=lease.heartbeat_s(lease_s),
         started=time.time(),
         user=user_name(),
         **what,
@@ -60,6 +60,7 @@ class Taking(NamedTuple):
     walltime: str | None  # as in `recovery.Owner`
     cause: str  # the same
     places: dict[str, Place]  # what is in hand, by file name, and not given away yet
+    decided: list[Decision]  # what became of the rest
 
 
 class Given(NamedTuple):
@@ -82,7 +83,9 @@ class Actor:
         self.pending = store.layout.owned(Status.PENDING, record.name)
         self.running = store.layout.owned(Status.RUNNING, record.name)
         self.directory = store.layout.runner(record.name)
+        self.lease = lease.Lease(record.lease_s)
         self._heartbeat = f"{self.directory}/heartbeat"
+        self._filesystem_now: float | None = None  # at the last sign of life
         self._journal = journal
         self.taking: dict[str, Taking] = {}  # by name of the dead
         self._scratch = Scratch(self.running, store.file_mode)
@@ -104,7 +107,8 @@ class Actor:
     # -- the life of a job ----------------------------------------------------------------------------------
 
     def claim(self, entry: Entry) -> bool:
-        """c1: True when the job is this owner's now. False proves nothing yet: ask `not_claimed`."""
+        """c1: True when the job is this owner's now. False proves nothing yet: ask `not_claimed`. Raises Fenced."""
+        self.assure()
         source = f"{self.store.layout.ready}/{entry.directory}/{entry.name}"
         return fsops.rename(source, f"{self.pending}/{entry.name}")
 
@@ -126,6 +130,7 @@ class Actor:
 
         None when the file is gone: somebody moved it by hand. Raises Fenced.
         """
+        self.assure()
         recorded = content.job.attempts[-1].attempt if content.job.attempts else 0
         if recorded >= name.attempt:
             name = name._replace(attempt=recorded + 1)
@@ -143,6 +148,7 @@ class Actor:
 
     def record_result(self, filename: str, content: Content, attempt: Attempt) -> bool:
         """f1, f2: the result is in the file. False when the file is gone by hand. Raises Fenced, StorageError."""
+        self.assure()
         data = with_attempt(content, attempt)
         if self._scratch.replace(filename, data):
             return True
@@ -153,13 +159,15 @@ class Actor:
         return (written is not None and written.data == data) or self._scratch.replace(filename, data)
 
     def record_lost(self, place: Place, content: Content, attempt: Attempt) -> bool:
-        """f1, f2 for a job of one's own that did not run here. Raises StorageError."""
+        """f1, f2 for a job of one's own that did not run here. Raises Fenced, StorageError."""
+        self.assure()
         return fsops.replace(
             self._owned(place.status), place.filename, with_attempt(content, attempt), self.store.file_mode
         )
 
     def show(self, filename: str, outcome: Status, status: Status = Status.RUNNING) -> bool:
         """f3: the outcome is shown. False when the file is gone by hand. Raises Fenced."""
+        self.assure()
         source, target = f"{self._owned(status)}/{filename}", f"{self.store.layout.outcome(outcome)}/{filename}"
         if fsops.rename(source, target):
             return True
@@ -167,7 +175,8 @@ class Actor:
         return filename in fsops.names(self.store.layout.outcome(outcome))
 
     def give(self, filename: str, name: JobName, job: Job, status: Status) -> bool:
-        """Back to ready, as the next attempt."""
+        """Back to ready, as the next attempt. Raises Fenced."""
+        self.assure()
         ready = self.store.layout.ready_for(job.scheduler)
         return fsops.rename(f"{self._owned(status)}/{filename}", f"{ready}/{next_attempt(name)}")
 
@@ -205,9 +214,46 @@ class Actor:
     # -- the life of the owner ------------------------------------------------------------------------------
 
     def beat(self) -> None:
-        """A sign of life, and a look whether this owner has been fenced. Raises Fenced."""
-        fsops.touch(self._heartbeat)
-        self._own(self.running)
+        """A sign of life, and a look whether this owner has been fenced. Raises Fenced, StorageError."""
+        if self._sign():
+            self._own(self.running)
+        else:
+            self._look_whether_fenced()
+
+    def keep(self) -> None:
+        """A sign of life, if one is due: for work that may take long. Raises Fenced, StorageError."""
+        if self.lease.age_s >= lease.heartbeat_s(self.record.lease_s):
+            self.beat()
+
+    def assure(self) -> None:
+        """Before anything is claimed, recorded or given: whose lease has lapsed looks whether others hold his work.
+
+        Raises Fenced; StorageError, and then nothing may be moved.
+        """
+        if self.lease.lapsed:
+            self._look_whether_fenced()
+
+    def filesystem_now(self) -> float | None:
+        """The time by the clock of the spool's filesystem: that of a sign of life. None when it could not be given."""
+        if self.lease.age_s >= _MOMENT_S or self._filesystem_now is None:
+            self._sign()
+        return self._filesystem_now
+
+    def _sign(self) -> bool:
+        """Touch the heartbeat; False when the one before was too long ago, or the file is gone. Raises StorageError."""
+        began = self.lease.now()
+        self._filesystem_now = fsops.touched(self._heartbeat)
+        return self._filesystem_now is not None and self.lease.beat(began, self._filesystem_now)
+
+    def _look_whether_fenced(self) -> None:
+        """By fresh listings of what its directories lie in: the old path of a directory that was renamed may still
+        lead to it for half a minute (NFS). Raises Fenced, StorageError."""
+        layout = self.store.layout
+        for parent, own in ((layout.running, self.running), (layout.pending, self.pending)):
+            if self.name not in fsops.names(parent):
+                raise Fenced(self.name, own)
+        if self.name not in fsops.names(layout.runners):
+            raise Fenced(self.name, self.directory)
 
     def note(self, event: dict[str, Any]) -> None:
         """A line in the journal. A journal decides nothing: a full disk costs the line, not the job."""

@@ -57,8 +57,8 @@ def of_host(
 ) -> Death | None:
     """What this host says of a runner's death; None: it may live.
 
-    Sure are only the facts of its own host: the process is gone (same boot, same pid namespace), or the host was
-    started anew since and the heartbeat is older than the lease that the runner had published.
+    The process is gone (same boot, same pid namespace), or the host was started anew since and the heartbeat is older
+    than the lease that the runner had published.
     """
     if record.host != here.host:
         return None
@@ -74,6 +74,26 @@ def of_host(
         f"{record.host} was started anew since, and the runner is silent for {heartbeat_age_s:.0f} s "
         f"(its lease is {record.lease_s:.0f} s)"
     )
+
+
+def of_lease(
+    record: RunnerRecord,
+    here: Here,
+    *,
+    heartbeat_age_s: float | None,
+    is_stopped: Callable[[int], bool],
+) -> Death | None:
+    """What a runner's silence says, where nothing better is known; None: it may live.
+
+    Whoever was silent for longer than the lease that it published itself is dead. A process of this host that goes on
+    is not: it will give a sign of life by itself, or see that others have its work. One that is stopped will not.
+    """
+    if heartbeat_age_s is None or not heartbeat_age_s > record.lease_s:
+        return None
+    silence = f"silent for {heartbeat_age_s:.0f} s (its lease is {record.lease_s:.0f} s)"
+    if not is_of_here(record, here):
+        return Death(f"it is {silence}")
+    return Death(f"process {record.pid} is stopped, and {silence}") if is_stopped(record.pid) else None
 
 
 def is_of_here(record: RunnerRecord, here: Here) -> bool:

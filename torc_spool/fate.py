@@ -56,10 +56,10 @@ def result(content: Content, attempt: int) -> Attempt | None:
 
 
 def lost(
-    place: Place, content: Content, loss: Loss, started: Mapping[str, Any], outcome: Status | None
+    place: Place, content: Content, loss: Loss, started: Mapping[str, Any], outcome: Status | None, *, by: str
 ) -> Attempt | None:
-    """The attempt that ended with its runner, with the evidence, and what the runner's journal says of it. None where
-    it is noted already."""
+    """The attempt that ended with its runner, with the evidence, who notes it (`by`), and what the runner's journal
+    says of it. None where it is noted already."""
     if content.job.attempts and content.job.attempts[-1].attempt >= place.name.attempt:
         return None
     stdout, stderr, gpus = (_text(started.get(name)) for name in ("stdout", "stderr", "gpus"))
@@ -73,6 +73,7 @@ def lost(
         reason=_reason(content, loss, outcome),
         cause=cause,
         evidence=loss.evidence,
+        recovered_by=by,
         start_time=began if isinstance(began, float) else None,
         end_time=time.time(),
         stdout=stdout,

@@ -266,6 +266,17 @@ def touch(path: str) -> bool:
     return True
 
 
+def touched(path: str) -> float | None:
+    """The filesystem's now: a touch, then what `fstat` says of the opened file. None when it is gone.
+
+    On NFS the server sets that time, and an open asks for it afresh; a `stat` might be answered from a cache.
+    """
+    if not touch(path):
+        return None
+    content = read(path, limit=1)
+    return None if content is None else content.mtime
+
+
 class Content(NamedTuple):
     """A file's bytes with what `fstat` says of the open file."""
 

@@ -154,6 +154,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stderr: str | None = None
     retry_rule: int | None = None  # the rule of its failure handler, from 1, by which the job is run again
     digest: str | None = None  # of what was run: command, invocation script and environment
+    recovered_by: str | None = None  # who noted it, where the runner was dead
     inputs: dict[str, tuple[int, int, str | None]] = {}  # by path: size, mtime in ns, SHA-256 where it was asked for
 
 
@@ -242,6 +243,7 @@ class RunnerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     boot_id: str
     pid_namespace: str
     lease_s: float  # it is alive for others while its heartbeat is younger than this
+    heartbeat_s: float | None = None  # how often it gives a sign of life
     version: int = FORMAT_VERSION
     kind: str = "runner"  # or the command that took work into its own hands ("recover", "retry" ...)
     started: float | None = None
@@ -259,6 +261,14 @@ class RunnerRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     memory_mib: int | None = None
 
 
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recovery did with one job of a dead runner."""
+
+    id: int
+    attempt: int
+    action: str  # "requeue", "keep result", "cancel", "terminate", "fail", "set aside", "gone"
+
+
 class RunnerEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`runners/<runner>/end.json`: how it ended; for a dead one, by whom it was found and on what evidence."""
 
@@ -267,6 +277,7 @@ class RunnerEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exit_code: int | None = None
     evidence: str | None = None
     recovered_by: str | None = None
+    decisions: tuple[Decision, ...] = ()  # of the recovery, a job each
     version: int = FORMAT_VERSION
 
 

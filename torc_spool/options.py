@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from torc_spool import lease
 from torc_spool.capacity import Capacity
 from torc_spool.model import Status
 from torc_spool.served import Left
@@ -27,6 +28,7 @@ class Options(NamedTuple):
     limit_resources: bool = True
     output_dir: str | None = None
     wait_for_new_jobs_s: float = 0.0
+    lease_s: float = lease.DEFAULT_S  # silent for so long it is dead for others; `lease.check` says what can be kept
 
 
 class Result(NamedTuple):

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple, Self, SupportsIndex, TypedDict
 
-from torc_spool import errors
+from torc_spool import errors, lease
 from torc_spool.errors import RunnerLost, TorcSpoolError, UsageError
 from torc_spool.quantities import parse_duration
 
@@ -46,6 +46,7 @@ class RunOptions(TypedDict, total=False):
     wait_for_new_jobs: float
     limit_resources: bool
     grace: float
+    lease: float  # silent for so many seconds it is dead for others
     tell: Callable[[str], None]  # gets each line that the runner says; default: logging, as INFO of "torc_spool"
 
 
@@ -221,6 +222,10 @@ _OTHERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "memory_gb": (lambda value: _is_number(value) and 0 < value < math.inf, "a number of GiB, more than 0"),
     "wait_for_new_jobs": (lambda value: _is_number(value) and value >= 0, "a number of seconds, 0 or more"),
     "grace": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number of seconds, 0 or more"),
+    "lease": (
+        lambda value: _is_number(value) and lease.SHORTEST_S <= value < math.inf,
+        f"a number of seconds, {lease.SHORTEST_S:g} or more",
+    ),
     "any_scheduler": (lambda value: isinstance(value, bool), "True or False"),
     "limit_resources": (lambda value: isinstance(value, bool), "True or False"),
     "scheduler": (

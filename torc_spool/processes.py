@@ -155,6 +155,15 @@ def is_same_process(pid: int, start: str) -> bool:
     return _answers(pid)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, by SIGSTOP or a debugger: until somebody continues it, it does nothing."""
+    try:
+        stat = _stat(pid) if _proc_is_ours() else None
+    except PermissionError:
+        return False
+    return stat is not None and stat.state in (b"T", b"t")
+
+
 def _answers(pid: int) -> bool:
     """Whether the kernel knows the pid: the mount option hidepid of proc(5) hides other users' processes."""
     try:

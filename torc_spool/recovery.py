@@ -6,18 +6,20 @@ Unknown means alive. The steps are numbered as in `docs/spool-format.md`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from torc_spool import causes, evidence, fate, fsops, naming, processes
+from torc_spool import fate, fsops, naming, processes
 from torc_spool.actor import Actor, Taking, decode_journal
-from torc_spool.errors import DamagedFile, NotFound
-from torc_spool.evidence import Death, Here
-from torc_spool.fate import Loss
-from torc_spool.model import OUTCOMES, RunnerEnd, RunnerRecord, Status
+from torc_spool.errors import DamagedFile, NotFound, StorageError
+from torc_spool.model import OUTCOMES, Decision, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import Cause
-from torc_spool.squeue import INQUIRY, WALLTIME, Inquiry, Seen
+from torc_spool.owners import SAID as SAID
+from torc_spool.owners import Owner as Owner
+from torc_spool.owners import dead as dead
+from torc_spool.owners import scan as scan
+from torc_spool.owners import taken_owners as taken_owners
 from torc_spool.store import Content, Place, Store, encode
 
 RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
@@ -27,37 +29,6 @@ WORKFLOW_VARIABLE = "TORC_WORKFLOW_ID"  # the same
 _ENDS = {"terminate": Status.TERMINATED, "fail": Status.FAILED}  # what becomes of a job by its runner's death
 
 
-class Owner(NamedTuple):
-    """A runner as a scan found it."""
-
-    name: str
-    directory: str  # of its record
-    record: RunnerRecord | None
-    end: RunnerEnd | None
-    heartbeat_age_s: float | None
-    holds: bool  # whether directories below pending/ or running/ are in its name
-    evidence: str | None  # that it is dead
-    walltime: str | None = None  # why its running jobs are terminated, where its allocation ended so
-    cause: str = causes.RUNNER_DIED  # what its death says of its running jobs
-
-    @property
-    def loss(self) -> Loss:
-        host = self.record.host if self.record else None
-        return Loss(self.name, host, self.evidence, self.walltime, self.cause)
-
-    @property
-    def state(self) -> str:
-        if self.end is not None and not self.holds:
-            return self.end.state
-        if self.evidence is not None:
-            return "dead"
-        if not self.holds:
-            return "ended"
-        lease = self.record.lease_s if self.record else 0.0
-        silent = self.heartbeat_age_s is not None and self.heartbeat_age_s > lease
-        return "silent" if silent else "alive"
-
-
 class Recovered(NamedTuple):
     """What a recovery did, or would do, with one job."""
 
@@ -65,120 +36,6 @@ class Recovered(NamedTuple):
     filename: str
     runner: str
     action: str  # "requeue", "keep result", "cancel", "terminate", "fail", "set aside"
-
-
-def scan(
-    store: Store,
-    *,
-    said_dead: Collection[str] = (),
-    here: Here | None = None,
-    only_holders: bool = False,
-    silent_s: float = 0.0,
-    inquiry: Inquiry = INQUIRY,
-) -> list[Owner]:
-    """The runners of a workflow and what is known of their lives. Changes nothing but the time of the lock file.
-
-    `only_holders` leaves out those that hold no directory: they have ended, and there may be many. Slurm is asked of
-    the allocations of those that hold something and were silent for `silent_s`.
-    """
-    here = here or Here.now()
-    holders = {owners[0] for name in store.owner_directories() if (owners := naming.owners(name))}
-    now: float | None = None
-    found: list[Owner] = []
-    for name in fsops.names(store.layout.runners):
-        if not naming.is_runner(name) or (only_holders and name not in holders):
-            continue
-        directory = store.layout.runner(name)
-        record, end = store.runner_record(directory), store.runner_end(directory)
-        age: float | None = None
-        why, cause = None, causes.RUNNER_DIED
-        if name in holders:
-            now = filesystem_now(store) if now is None else now
-            age = heartbeat_age(directory, now)
-        if name in said_dead:
-            why = Death(_SAID)
-        elif record is not None and (name in holders or end is None):
-            why = evidence.of_host(record, here, heartbeat_age_s=age, is_running=processes.is_same_process)
-            requeued = evidence.of_own_allocation(record, here)
-            why, cause = why or requeued, causes.ALLOCATION_ENDED if requeued else cause
-        said = None if why is None else why.evidence
-        found.append(Owner(name, directory, record, end, age, name in holders, said, cause=cause))
-    for name in sorted(holders - {owner.name for owner in found}):
-        said = _SAID if name in said_dead else None
-        found.append(Owner(name, store.layout.runner(name), None, None, None, True, said))
-    found = _ask_slurm(found, here, silent_s, inquiry)
-    return sorted(found, key=lambda owner: ((owner.record and owner.record.started) or 0.0, owner.name))
-
-
-_SAID = "a person said so"
-
-
-def _ask_slurm(owners: list[Owner], here: Here, silent_s: float, inquiry: Inquiry) -> list[Owner]:
-    """With what one call of Slurm says of those that hold something and may be dead.
-
-    Also where the death is known already: the end of the allocation says what becomes of the jobs.
-    """
-    in_question = {}
-    for owner in owners:
-        silent = owner.heartbeat_age_s is None or owner.heartbeat_age_s >= silent_s
-        if owner.record is not None and owner.holds and (owner.evidence is not None or silent):
-            number = evidence.in_question(owner.record, here, is_dead=owner.evidence is not None)
-            if number is not None:
-                in_question[owner.name] = number
-    answers = inquiry.about(set(in_question.values())) if in_question else {}
-    told = []
-    for owner in owners:
-        seen = answers.get(in_question[owner.name]) if owner.name in in_question else None
-        if seen is not None and owner.record is not None:
-            death = evidence.of_allocation(owner.record, seen, heartbeat_age_s=owner.heartbeat_age_s)
-            if death is not None:
-                cause = _said_by_slurm(owner.record, seen, death)
-                known = owner.evidence or death.evidence
-                owner = owner._replace(evidence=known, walltime=death.walltime, cause=cause)
-        told.append(owner)
-    return told
-
-
-def _said_by_slurm(record: RunnerRecord, seen: Seen, death: Death) -> str:
-    requeued = seen.restarts is not None and seen.restarts > record.slurm_restarts
-    was_dead_before = seen.state == WALLTIME and death.walltime is None
-    return causes.of_allocation(seen.state, is_requeued=requeued, was_dead_before=was_dead_before)
-
-
-def taken_owners(store: Store) -> Iterator[Owner]:
-    """The dead whose records lie in their takers' directories."""
-    stack = [store.layout.taken(name) for name in fsops.names(store.layout.runners) if naming.is_runner(name)]
-    while stack:
-        directory = stack.pop()
-        for name in filter(naming.is_runner, fsops.names(directory)):
-            path = f"{directory}/{name}"
-            end = store.runner_end(path) or RunnerEnd(state="dead")
-            yield Owner(name, path, store.runner_record(path), end, None, False, end.evidence)
-            stack.append(f"{path}/taken")
-
-
-def filesystem_now(store: Store) -> float:
-    """The time by the clock of the spool's filesystem, as nearly as can be had: that of a file just touched."""
-    try:
-        fsops.touch(store.layout.lock)
-        content = fsops.read(store.layout.lock, limit=1)
-    except Exception:  # a reader who may not write
-        content = None
-    return content.mtime if content else time.time()
-
-
-def heartbeat_age(directory: str, now: float) -> float | None:
-    """Seconds since a runner's last sign of life, in the filesystem's time."""
-    try:
-        content = fsops.read(f"{directory}/heartbeat", limit=1)
-    except DamagedFile:
-        return None
-    return None if content is None else max(0.0, now - content.mtime)
-
-
-def dead(owners: Iterable[Owner]) -> list[Owner]:
-    """Those whose work can be taken back, or whose record must be closed."""
-    return [owner for owner in owners if owner.evidence is not None and (owner.holds or owner.end is None)]
 
 
 def plan(store: Store, owner: Owner) -> list[Recovered]:
@@ -200,7 +57,7 @@ def take_back(actor: Actor, owner: Owner) -> list[Recovered] | None:
     Raises StorageError; then the actor must not retire: whoever takes over from it finishes the work.
     """
     store = actor.store
-    actor.taking[owner.name] = Taking(owner.evidence, owner.walltime, owner.cause, {})
+    actor.taking[owner.name] = Taking(owner.evidence, owner.walltime, owner.cause, {}, [])
     taken = store.layout.taken(actor.name)
     fsops.make_directory(taken, store.directory_mode)
     record = f"{taken}/{owner.name}"
@@ -217,13 +74,20 @@ def finish_taking(actor: Actor, owner: Owner) -> list[Recovered]:
     store = actor.store
     record = f"{store.layout.taken(actor.name)}/{owner.name}"
     family = {owner.name: owner.record, **_family(store, record)}
-    places = actor.taking[owner.name].places
+    taking = actor.taking[owner.name]
+    places = taking.places
     for status in (Status.RUNNING, Status.PENDING):
         _fence(actor, status, family, places)
     # only now: a runner that lives after all would take its killed jobs for failed ones, and record that
     _kill_left(family, store.workflow.id)
-    steps = _give_away(actor, owner, places, _started(record))
-    end = RunnerEnd(state="dead", time=time.time(), evidence=owner.evidence, recovered_by=actor.name)
+    steps = _give_away(actor, owner, taking, _started(record))
+    end = RunnerEnd(
+        state="dead",
+        time=time.time(),
+        evidence=owner.evidence,
+        recovered_by=actor.name,
+        decisions=tuple(taking.decided),
+    )
     fsops.replace(record, "end.json", encode(end), store.file_mode)
     fsops.remove_file(f"{store.layout.requests}/{naming.Request(runner=owner.name)}")
     del actor.taking[owner.name]
@@ -286,6 +150,7 @@ def _fence(actor: Actor, status: Status, family: Collection[str], moved: dict[st
                 fsops.rename_directory(f"{parent}/{directory}", held)
             while True:
                 for name in fsops.entries(held) or ():
+                    actor.keep()
                     _collect(store, held, own, name, status, moved)
                 if fsops.remove_directory(held):
                     break
@@ -313,22 +178,44 @@ def _wishes(store: Store) -> set[Cause]:
 
 
 def _give_away(
-    actor: Actor, owner: Owner, places: dict[str, Place], started: Mapping[tuple[int, int], dict[str, Any]]
+    actor: Actor, owner: Owner, taking: Taking, started: Mapping[tuple[int, int], dict[str, Any]]
 ) -> list[Recovered]:
-    """v8 to v10. What has been dealt with is taken out of `places`."""
-    store = actor.store
+    """v8 to v10. What has been dealt with is taken out of `taking.places`.
+
+    Raises StorageError for the first job that the filesystem refuses, once all others have been given.
+    """
+    store, places = actor.store, taking.places
     arrived = _arrived(store) if places else {}
     wishes = _wishes(store)
     steps: list[Recovered] = []
+    refused: StorageError | None = None
     for filename, place in sorted(places.items()):
-        if arrived.get(place.name.id, 0) >= place.name.attempt:
-            store.set_aside(store.layout.owned(place.status, actor.name), place.filename)
-            action = "set aside"
-        else:
-            action = _give_one(actor, owner, place, wishes, started.get((place.name.id, place.name.attempt), {}))
+        actor.keep()
+        try:
+            action = _deal_with(actor, owner, place, arrived, wishes, started)
+        except StorageError as error:
+            refused = refused or error
+            continue
         steps.append(Recovered(place.name.id, place.filename, owner.name, action))
+        taking.decided.append(Decision(id=place.name.id, attempt=place.name.attempt, action=action))
         del places[filename]
+    if refused is not None:
+        raise refused
     return steps
+
+
+def _deal_with(
+    actor: Actor,
+    owner: Owner,
+    place: Place,
+    arrived: Mapping[int, int],
+    wishes: Collection[Cause],
+    started: Mapping[tuple[int, int], dict[str, Any]],
+) -> str:
+    if arrived.get(place.name.id, 0) >= place.name.attempt:
+        actor.store.set_aside(actor.store.layout.owned(place.status, actor.name), place.filename)
+        return "set aside"
+    return _give_one(actor, owner, place, wishes, started.get((place.name.id, place.name.attempt), {}))
 
 
 def _arrived(store: Store) -> dict[int, int]:
@@ -382,7 +269,7 @@ def _wish_path(store: Store, name: naming.JobName) -> str:
 def _write_lost(
     actor: Actor, place: Place, content: Content, owner: Owner, started: Mapping[str, Any], outcome: Status | None
 ) -> None:
-    attempt = fate.lost(place, content, owner.loss, started, outcome)
+    attempt = fate.lost(place, content, owner.loss, started, outcome, by=actor.name)
     if attempt is not None:
         actor.record_lost(place, content, attempt)
 
@@ -394,17 +281,38 @@ def recover(
     said_dead: Collection[str] = (),
     only_holders: bool = False,
     silent_s: float = 0.0,
+    mine: Actor | None = None,
 ) -> tuple[list[Recovered], list[Owner]]:
-    """Take back the work of all who are known to be dead. `born` makes the actor when there is something to do."""
-    owners = scan(store, said_dead=said_dead, only_holders=only_holders, silent_s=silent_s)
+    """Take back the work of all who are known to be dead. `born` makes the actor when there is something to do.
+
+    Raises NotFound; StorageError for the first of them with whom the filesystem refuses something, once all others
+    have been dealt with.
+    """
+    owners = scan(store, said_dead=said_dead, only_holders=only_holders, silent_s=silent_s, mine=mine)
     unknown = set(said_dead) - {owner.name for owner in owners}
     if unknown:
         raise NotFound(f"workflow {store.workflow.id} has no runner {', '.join(sorted(unknown))}")
     steps: list[Recovered] = []
     taken: list[Owner] = []
+    refused: StorageError | None = None
     for owner in dead(owners):
-        result = take_back(born(), owner)
+        try:
+            result = take_back(born(), owner)
+        except StorageError as error:
+            refused = refused or error
+            continue
         if result is not None:
             steps += result
             taken.append(owner)
+    if refused is not None:
+        raise refused
     return steps, taken
+
+
+def why_taken(store: Store, name: str) -> str | None:
+    """Who has taken a runner's work back and on what evidence, as far as that is written already."""
+    for owner in taken_owners(store):
+        if owner.name == name:
+            because = f" on the evidence: {owner.evidence}" if owner.evidence else ""
+            return f"{owner.directory.split('/')[-3]} has taken it back{because}"
+    return None

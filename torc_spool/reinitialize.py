@@ -204,6 +204,7 @@ class _Apply:
             if step.known.result is None or place.status is Status.CANCELED:
                 continue
             mine = Place(Status.RUNNING, self._actor.name, name, place.name)
+            self._actor.keep()
             moved = self._store.move(Move.RECALL, place, Status.RUNNING, self._actor.name)
             if moved is None and name not in fsops.names(self._actor.running):  # ENOENT alone is no proof (NFS)
                 raise UsageError(_CHANGED.format(step.known.job.name))
@@ -265,6 +266,7 @@ class _Apply:
             status, detail = self._home(step.known)
             _, place = self._hand[step.id]
             names = self._named(step.known)
+            self._actor.keep()
             if self._store.move(Move.GIVE, place, status, detail, new_attempt=True, **names) is None:
                 self._actor.check_owned(Status.RUNNING)
                 if place.filename in fsops.names(self._actor.running):
@@ -293,6 +295,7 @@ class _Apply:
 
     def _change(self, known: Known, change: Callable[[Known, Place], Place | None]) -> None:
         place: Place | None = known.place
+        self._actor.keep()
         for _ in range(_TRIES):
             if place is None or change(known, place) is not None:
                 return

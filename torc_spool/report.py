@@ -68,6 +68,7 @@ def runners(store: Store) -> list[Row]:
             "heartbeat_age_s": None if owner.heartbeat_age_s is None else round(owner.heartbeat_age_s, 1),
             "evidence": owner.evidence or (owner.end.evidence if owner.end else None),
             "recovered_by": owner.end.recovered_by if owner.end else None,
+            "lease_s": owner.record.lease_s if owner.record else None,
         }
         for owner in owners
         if owner.record is None or owner.record.kind == "runner"
@@ -243,8 +244,28 @@ def job(store: Store, record: Job) -> Row:
         "stderr": outputs.stderr,
         "pid": now.pid,
         "attempts": [attempt_row(entry) for entry in current.attempts],
+        "recoveries": _recoveries(store, record.id),
     }
     return row
+
+
+def _recoveries(store: Store, job: int) -> list[Row]:
+    """What was decided of a job each time when its runner was found dead, by whom, on what evidence; oldest first."""
+    found = [
+        {
+            "attempt": decision.attempt,
+            "decision": decision.action,
+            "runner": owner.name,
+            "evidence": owner.end.evidence,
+            "recovered_by": owner.end.recovered_by,
+            "time": iso(owner.end.time),
+        }
+        for owner in recovery.taken_owners(store)
+        if owner.end is not None
+        for decision in owner.end.decisions
+        if decision.id == job
+    ]
+    return sorted(found, key=lambda row: row["attempt"])
 
 
 def attempt_row(entry: Attempt) -> Row:
@@ -268,6 +289,7 @@ def attempt_row(entry: Attempt) -> Row:
         "stdout": entry.stdout,
         "stderr": entry.stderr,
         "retry_rule": entry.retry_rule,
+        "recovered_by": entry.recovered_by,
     }
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from torc_spool import actor as actors
-from torc_spool import doctor, errors, evidence, fsops, naming, processes, recovery, submission, userdata
+from torc_spool import doctor, errors, evidence, fsops, lease, naming, processes, recovery, submission, userdata
 from torc_spool.errors import Fenced, NotFound, StorageError, TorcSpoolError
 from torc_spool.executor import START_TROUBLE_S, Executor
 from torc_spool.model import Status
@@ -35,7 +35,7 @@ COMPLAINT_S = 60.0
 LAST_S = 10.0  # before the end of the allocation all is over: what is recorded then takes its time
 LOCAL_POLL_S = 60.0  # file events tell of most things
 NETWORK_POLL_S = 30.0  # they do not cross hosts
-SILENT_S = 1.5 * actors.HEARTBEAT_S  # a busy runner asks Slurm only about those that have missed a heartbeat
+SILENT_S = 90.0  # a busy runner asks Slurm only about those that have missed a heartbeat
 AWAIT_POLL_S = 5.0  # while others run what may release something: no event tells of their death, or of a failure
 
 
@@ -79,6 +79,7 @@ class Runner:
         self._walltime_at = -math.inf  # when Slurm ends everything, where that is known
         self._spared_until = math.inf  # when those have their notice that were spared at the end
         self._idle_since: float | None = None
+        self._heartbeat_s = lease.heartbeat_s(options.lease_s)
         self._beat_at = 0.0
         self._pace = Pace(1.0)
         self._slowest = LOCAL_POLL_S
@@ -108,7 +109,7 @@ class Runner:
 
     def _begin(self) -> None:
         now = time.monotonic()
-        self._beat_at = now + actors.HEARTBEAT_S
+        self._beat_at = now + self._heartbeat_s
         if self.options.time_limit_s is not None:
             self._ends_at = now + self.options.time_limit_s
         if self.options.walltime_s is not None:
@@ -223,6 +224,7 @@ class Runner:
         directories = serve_directories(store, options.scheduler, options.any_scheduler)
         record = actors.identity(
             self.name,
+            lease_s=options.lease_s,
             scheduler=options.scheduler,
             any_scheduler=options.any_scheduler,
             **evidence.life(),
@@ -302,10 +304,11 @@ class Runner:
 
     def _timers(self) -> None:
         now = time.monotonic()
-        if now >= self._beat_at:
-            self._beat_at = now + actors.HEARTBEAT_S
+        if now >= self._beat_at or any(each.actor and each.actor.lease.lapsed for each in self.served.values()):
+            self._beat_at = now + TROUBLE_PAUSE_S  # if the filesystem refuses it
+            self._beat_all()
+            self._beat_at = now + self._heartbeat_s
             for served in list(self.served.values()):
-                self._beat(served)
                 if self._stage is Stage.CLAIMING and served.actor is not None and not served.finished:
                     served.recover(silent_s=SILENT_S)  # others may have died while we are busy
         if self.executor.is_sick and self._stage is Stage.CLAIMING:
@@ -377,11 +380,19 @@ class Runner:
         self.executor.end_all(reason, spare=is_spare)
 
     def _be_fenced(self, fenced: Fenced) -> None:
-        """Others hold our work: kill it, record nothing."""
-        self._tell(str(fenced))
+        """Others hold our work: kill it, record nothing, and say why."""
         self._fenced = True
         self._stage = Stage.KILLING
         self.executor.abandon()
+        self._tell(f"{fenced}{self._why_fenced()}")
+
+    def _why_fenced(self) -> str:
+        with contextlib.suppress(StorageError):
+            for served in self.served.values():
+                why = recovery.why_taken(served.store, self.name)
+                if why is not None:
+                    return f"; {why}"
+        return ""
 
     # -- idleness -------------------------------------------------------------------------------------------
 
@@ -454,6 +465,17 @@ class Runner:
         if self.actions.hold_back(served.id):
             return False
         return served.has_fitting(self.slots.offer(self._seconds_left()))
+
+    def _beat_all(self) -> None:
+        """A sign of life in every workflow, also where one of them refuses it. Raises Fenced, StorageError."""
+        refused: StorageError | None = None
+        for served in list(self.served.values()):
+            try:
+                self._beat(served)
+            except StorageError as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
     def _beat(self, served: Served) -> None:
         """A sign of life. Raises Fenced, unless the workflow was deleted and nothing of it runs here."""

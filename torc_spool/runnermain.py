@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from torc_spool import allocation, capacity
+from torc_spool import lease as leases
 from torc_spool.errors import TorcSpoolError
 from torc_spool.runner import Options, Runner
 from torc_spool.spool import Spool
@@ -48,6 +49,7 @@ def _options(
     time_limit: float | None = None,
     wait_for_new_jobs: float = 0.0,
     grace: float = 10.0,
+    lease: float = leases.DEFAULT_S,
     **same: Any,
 ) -> Options:
     has = capacity.given(
@@ -58,6 +60,7 @@ def _options(
         time_limit_s=time_limit,
         wait_for_new_jobs_s=wait_for_new_jobs,
         grace_s=grace,
+        lease_s=lease,
         **same,
     )
 

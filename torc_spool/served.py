@@ -294,7 +294,7 @@ class Served:
         Slurm is asked only of those that were silent for `silent_s`.
         """
         again = self._resume_taking(self.actor) if self.actor is not None and self.actor.taking else []
-        steps, _ = recovery.recover(self.store, self.owner, only_holders=True, silent_s=silent_s)
+        steps, _ = recovery.recover(self.store, self.owner, only_holders=True, silent_s=silent_s, mine=self.actor)
         steps += again
         self.stale = self.stale or bool(steps)
         self.settler.due = self.settler.due or (bool(steps) and self.settler.ledger is not None)
@@ -331,7 +331,8 @@ class Served:
 
     def may_follow(self, offer: Offer) -> bool:
         """Whether a job in another runner's hands could still come to this one: released by it, or from its hands."""
-        others = [owner for owner in recovery.scan(self.store, only_holders=True) if owner.name != self.record.name]
+        found = recovery.scan(self.store, only_holders=True, mine=self.actor)
+        others = [owner for owner in found if owner.name != self.record.name]
         if recovery.dead(others):
             return True  # it has died since this runner looked, and is taken back when it looks again
         ledger = self.settler.ledger
@@ -359,7 +360,7 @@ class Served:
         """The jobs without an outcome, and why; those that only wait for others come last."""
         names = {record.id: record.name for record in self.store.records()}
         snapshot = self.store.snapshot()
-        owners = {owner.name: owner.state for owner in recovery.scan(self.store, only_holders=True)}
+        owners = {owner.name: owner.state for owner in recovery.scan(self.store, only_holders=True, mine=self.actor)}
         open_jobs = {
             job: name for job, name in names.items() if job not in snapshot or snapshot[job].status not in OUTCOMES
         }
