@@ -1,4 +1,4 @@
-"""Commands that change: cancel, hold, release, retry, set-priority, stop, recover, delete."""
+"""Commands that change: cancel, hold, release, retry, set-priority, stop, delete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torc_spool.changes import Changed
 from torc_spool.errors import EXIT_OK, EXIT_USAGE, UsageError
 from torc_spool.store import Store
 
-from .common import JOBS, WORKFLOW, CommonCommand, State, clean, say, show_json, show_table
+from .common import JOBS, WORKFLOW, CommonCommand, State, clean, say, show_json
 
 _SHOWN = 20
 
@@ -111,33 +111,6 @@ def stop(state: State, workflow_id: int, runner: str) -> None:
         show_json({"runner": name, "asked": True})
     else:
         click.echo(f"runner {name} is asked to stop")
-
-
-@click.command(cls=CommonCommand)
-@WORKFLOW
-@click.option("--dead", "said_dead", multiple=True, metavar="RUNNER", help="This runner is dead: you know it.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
-@click.pass_obj
-def recover(state: State, workflow_id: int, said_dead: tuple[str, ...], dry_run: bool) -> None:
-    """Take back the work of runners that are known to be dead."""
-    spool = state.spool()
-    store = spool.open(workflow_id) if dry_run else spool.open_to_change(workflow_id)
-    steps, owners = changes.recover(store, said_dead=said_dead, dry_run=dry_run)
-    if state.json:
-        show_json(
-            {
-                "dry_run": dry_run,
-                "runners": [{"name": owner.name, "evidence": owner.evidence} for owner in owners],
-                "jobs": [step._asdict() for step in steps],
-            }
-        )
-        return
-    for owner in owners:
-        click.echo(f"runner {owner.name} is dead: {clean(owner.evidence)}")
-    if steps:
-        show_table(("job", "action", "file"), [(step.job, step.action, step.filename) for step in steps])
-    if not owners:
-        say("no runner is known to be dead")
 
 
 @click.command(cls=CommonCommand)

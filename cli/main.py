@@ -39,7 +39,7 @@ COMMANDS = {
     "reset-status": ("again", "reset_status"),
     "set-priority": ("change", "set_priority"),
     "stop": ("change", "stop"),
-    "recover": ("change", "recover"),
+    "recover": ("recover", "recover"),
     "fsck": ("fsck", "fsck"),
     "delete": ("change", "delete"),
     "doctor": ("doctor", "doctor"),

@@ -323,10 +323,11 @@ def _check_since(before: Tree, tree: Tree, by_hand: Collection[int]) -> None:
         for now in tree.jobs.get(job, []):
             assert now.name.attempt >= was.name.attempt, f"I4: job {job} went back to an older attempt: {was} {now}"
             same = now.name.attempt == was.name.attempt
-            recalled = now.status is Status.RUNNING and now.data == was.data  # z2: whoever holds it may put it back
+            recalled = now.status is Status.RUNNING and now.attempts == was.attempts  # z2, g3: it may be put back
             if was.status in OUTCOMES and same and job not in by_hand and not recalled:
                 assert (now.status, now.filename) == (was.status, was.filename), f"I2: {was} became {now}"
-                assert now.data == was.data, f"I2: {was} became {now}"
+                told = [{**each.content, "resources": None} for each in (was, now)]  # g3 may have raised these
+                assert told[0] == told[1], f"I2: {was} became {now}"
             if was.status in OWNED and same and job not in by_hand:
                 assert now.status not in WAITING, f"I4: {was} came back as {now}"
 
@@ -406,10 +407,11 @@ class Hand:
             if claimed.content.job.name in names:
                 assert self.start(claimed)
 
-    def record_result(self, job: int, outcome: Status) -> bool:
+    def record_result(self, job: int, outcome: Status, **fields: Any) -> bool:
         """f1, f2."""
         filename, name, claimed = self.running[job]
-        return self.actor.record_result(filename, claimed.content, result(self.name, name.attempt, outcome))
+        attempt = msgspec.structs.replace(result(self.name, name.attempt, outcome), **fields)
+        return self.actor.record_result(filename, claimed.content, attempt)
 
     def show(self, job: int, outcome: Status) -> bool:
         """f3."""
@@ -423,10 +425,10 @@ class Hand:
         assert self.actor.record_result(filename, claimed.content, failed)
         return self.actor.give_back(filename, name, claimed.content.job)
 
-    def finish(self, job: int, outcome: Status) -> None:
+    def finish(self, job: int, outcome: Status, **fields: Any) -> None:
         """f1 to f3, and what follows from what this runner knows."""
         name = self.running[job][1]
-        assert self.record_result(job, outcome)
+        assert self.record_result(job, outcome, **fields)
         assert self.show(job, outcome)
         if outcome is Status.CANCELED:
             self.served.obeyed(naming.Request(job=Cause(job, name.attempt)))

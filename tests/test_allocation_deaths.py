@@ -80,15 +80,17 @@ def test_what_ran_at_the_walltime_is_terminated(lab: Lab, site: Site) -> None:
     runner = wreck(lab)
     site.queue({"job": 80, "state": "TIMEOUT", "end": int(time.time())})
     shown = lab.torc("recover", 1, "--dry-run", "-f", "json").json
+    (ahead,) = shown["failures"]  # what comes of it, and is run again in the same go
+    assert (ahead["status"], ahead["cause"], ahead["action"]) == ("terminated", "allocation_ended", "retry")
     assert shown["runners"] == [{"name": runner, "evidence": "allocation 80 has ended, as squeue says: TIMEOUT"}]
     assert [row["action"] for row in shown["jobs"]] == ["terminate"]
     assert lab.states() == {"j1": "running"}
-    lab.torc("recover", 1)
+    lab.torc("recover", 1, "--no-retry")
     row = lab.jobs()["j1"]
     assert (row["status"], row["reason"], row["attempt"]) == ("terminated", "allocation 80 reached its walltime", 1)
     assert lab.job("j1")["attempts"][0]["start_time"] is not None
     lab.check()
-    lab.torc("retry", 1)
+    assert lab.torc("recover", 1, "-f", "json").json["failures"] == [ahead]
     lab.run(1, "--any-scheduler")
     assert lab.states() == {"j1": "completed"}
     lab.check()
@@ -111,7 +113,7 @@ def test_a_wish_to_cancel_holds_at_the_walltime_too(lab: Lab, site: Site) -> Non
     wreck(lab)
     lab.torc("cancel", 1, "j1")
     site.queue({"job": 80, "state": "TIMEOUT", "end": int(time.time())})
-    lab.torc("recover", 1)
+    lab.torc("recover", 1, "--no-retry")
     assert lab.states() == {"j1": "canceled"}
 
 
@@ -121,7 +123,7 @@ def test_sacct_is_asked_of_what_squeue_has_forgotten(lab: Lab, site: Site) -> No
     site.command("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     assert "no runner is known to be dead" in lab.torc("recover", 1).stderr  # no sacct, and it is not silent
     site.command("sacct", f"echo '80|TIMEOUT|1000|{int(time.time())}|{user_name()}|n7'")
-    done = lab.torc("recover", 1).stdout
+    done = lab.torc("recover", 1, "--no-retry").stdout
     assert f"runner {runner} is dead: allocation 80 has ended, as sacct says: TIMEOUT" in done
     assert lab.states() == {"j1": "terminated"}
 

@@ -23,14 +23,15 @@ import pytest
 import spooltools as tools
 from spooltools import BROKEN, FULL, READS, Do, Fault, Hand, TornWrite, Wanted, check_invariants
 
-from torc_spool import actions, changes, fsops, naming, processes, recovery, userdata
+from torc_spool import actions, changes, fsops, mend, naming, processes, recovery, userdata
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
-from torc_spool.model import FailureHandler, Rule, Status, Stdio, Trigger, UserData
+from torc_spool.model import FailureHandler, Resources, Rule, Status, Stdio, Trigger, UserData
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import RUNNER_VARIABLE, WORKFLOW_VARIABLE
 from torc_spool.reinitialize import reinitialize, reset_status
+from torc_spool.remedies import Terms
 from torc_spool.repair import look
 from torc_spool.runner import Options, Runner
 from torc_spool.settle import Settler
@@ -566,6 +567,42 @@ scenario(
     make=_a_runner_too_many,
     prepare=tools.open_workflow,
     carry_on=_given_up,
+)
+
+
+MEMORY = 64 << 20
+
+
+def _out_of_memory(spool: str) -> None:
+    """The first job of a small workflow has used more than its memory, the last has failed."""
+    jobs = SMALL.jobs
+    limited = msgspec.structs.replace(jobs[0], resources=Resources(memory_bytes=MEMORY))
+    tools.submit(spool, msgspec.structs.replace(SMALL, jobs=(limited, *jobs[1:])))
+    hand = hand_of(spool)
+    hand.take("first", "alone")
+    hand.finish(1, FAILED, cause="out_of_memory", stated_memory_bytes=MEMORY)
+    hand.finish(3, FAILED)
+    hand.leave()
+    changes.recover(tools.open_workflow(spool))
+
+
+def _mended(spool: str) -> None:
+    """Whoever helped, and how often he was stopped: the job gets half as much again, once."""
+    mend.recover(tools.open_workflow(spool), Terms())
+    seen = check_invariants(root(spool)).one(1)
+    assert seen.name.needs.memory_mib == 96
+    assert seen.content["resources"]["memory_bytes"] == 96 << 20
+    assert seen.attempts == [(1, FAILED)]
+    assert look(tools.open_workflow(spool)) == []
+    assert tools.drain(spool) == {"first": COMPLETED, "second": COMPLETED, "alone": FAILED}
+
+
+scenario(
+    "help what did not complete",
+    lambda store: mend.recover(store, Terms()),
+    make=_out_of_memory,
+    prepare=tools.open_workflow,
+    carry_on=_mended,
 )
 
 

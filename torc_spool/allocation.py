@@ -130,11 +130,16 @@ def time_limit(
         left = None
     if left is None:
         return Limit(asked_s, OWN_END)
-    margin = _seconds(settings, "compute_node_expiration_buffer_seconds")
-    usable = max(0.0, left - (min(MARGIN_S, 0.1 * left) if margin is None else margin))
+    usable = max(0.0, left - margin(left, settings))
     if asked_s is not None and asked_s <= usable:
         return Limit(asked_s, OWN_END)
     return Limit(usable, WALLTIME_END, left)
+
+
+def margin(left_s: float, settings: Mapping[str, Any]) -> float:
+    """How long before the end of its allocation a runner ends, where so much is left when it begins."""
+    asked = _seconds(settings, "compute_node_expiration_buffer_seconds")
+    return min(MARGIN_S, 0.1 * left_s) if asked is None else asked
 
 
 def patience(settings: Mapping[str, Any]) -> float:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, Unpack
 
 import msgspec
 
-from torc_spool import actions, changes, reinitialize, repair, report, userdata, waiting
+from torc_spool import actions, changes, mend, reinitialize, remedies, repair, report, userdata, waiting
 from torc_spool import spec as specs
 from torc_spool import spool as spools
 from torc_spool.building import Job, Workflow
@@ -278,6 +278,23 @@ class SubmittedWorkflow:
         store = self._open(to_change=not dry_run)
         steps, _owners = changes.recover(store, said_dead=_each_text(dead), dry_run=dry_run)
         return [step._asdict() for step in steps]
+
+    def mend(
+        self,
+        *,
+        memory_multiplier: float = remedies.MEMORY_MULTIPLIER,
+        runtime_multiplier: float = remedies.RUNTIME_MULTIPLIER,
+        max_retries: int = remedies.MAX_RETRIES,
+        retry_unknown: bool = False,
+        dry_run: bool = False,
+    ) -> list[Row]:
+        """Take back the work of dead runners, and have jobs run again that ran out of memory or time, with more of it.
+
+        A row for each job that did not complete: its cause, what is done about it and why. Raises UsageError.
+        """
+        terms = remedies.Terms(memory_multiplier, runtime_multiplier, max_retries, retry_unknown)
+        store = self._open(to_change=not dry_run)
+        return [case.row() for case in mend.recover(store, terms, dry_run=dry_run).cases]
 
     def delete(self, *, force: bool = False) -> None:
         """Remove it with its results and its output. Refuses while runners may live, unless forced."""

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
+import msgspec
+
 from torc_spool.handlers import RETURN_CODE_RUNTIME
-from torc_spool.model import Attempt, Resources
+from torc_spool.model import Attempt, Job, Needs, Resources
 from torc_spool.oomkills import NOT_KNOWN, OomKills
 
 RUNNER_DIED = "runner_died"  # by itself, or with its node: perhaps it was the job that killed it
@@ -58,6 +60,17 @@ def stated(cause: str | None, resources: Resources) -> dict[str, Any]:
     if cause not in (OUT_OF_MEMORY, OUT_OF_TIME):
         return {}
     return {"stated_memory_bytes": resources.memory_bytes, "stated_runtime_s": resources.runtime_s}
+
+
+def needs_then(job: Job) -> set[Needs]:
+    """What its name may have told when it was out of memory or time; it may have been given more since."""
+    return {
+        msgspec.structs.replace(
+            job.resources, memory_bytes=attempt.stated_memory_bytes, runtime_s=attempt.stated_runtime_s
+        ).needs
+        for attempt in job.attempts
+        if attempt.cause in (OUT_OF_MEMORY, OUT_OF_TIME)
+    }
 
 
 def _rise(before: int | None, after: int | None) -> int | None:

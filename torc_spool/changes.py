@@ -112,7 +112,7 @@ def release(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
     def one(job: Job, place: Place) -> Changed | None:
         if place.status is not Status.HELD:
             return Changed(job.id, job.name, False, f"is {place.status}, not held")
-        status, detail = _return_to(store, settler, job, place)
+        status, detail = return_to(store, settler, job, place)
         moved = store.move(Move.UNHOLD, place, status, detail)
         return None if moved is None else Changed(job.id, job.name, True, str(status))
 
@@ -150,7 +150,7 @@ def retry(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
             return Changed(job.id, job.name, True, f"comes back with {names[root]!r}")
         if root is not None:
             return Changed(job.id, job.name, False, waits_for(root))
-        status, detail = _return_to(store, settler, job, place)
+        status, detail = return_to(store, settler, job, place)
         moved = store.move(Move.RETRY, place, status, detail, new_attempt=True)
         if moved is None:
             return None
@@ -244,14 +244,14 @@ def recover(
     if dry_run:
         owners = recovery.dead(recovery.scan(store, said_dead=said_dead))
         return [step for owner in owners for step in recovery.plan(store, owner)], owners
-    with_actor = _Once(store, "recover")
+    with_actor = Once(store, "recover")
     steps, owners = recovery.recover(store, with_actor.born, said_dead=said_dead)
     with_actor.retire()
     Settler(store).settle()
     return steps, owners
 
 
-class _Once:
+class Once:
     """An actor that is only born when there is something to own."""
 
     def __init__(self, store: Store, kind: str) -> None:
@@ -293,7 +293,7 @@ def _each(
     return changed
 
 
-def _return_to(store: Store, settler: Settler, job: Job, place: Place) -> tuple[Status, str | None]:
+def return_to(store: Store, settler: Settler, job: Job, place: Place) -> tuple[Status, str | None]:
     """Where a job goes that is to wait or run again."""
     if _has_to_wait(settler, job):
         return Status.BLOCKED, None

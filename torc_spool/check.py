@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from torc_spool import naming, sortkeys
+from torc_spool import causes, naming, sortkeys
 from torc_spool.graph import cycle
 from torc_spool.model import OUTCOMES, Attempt, Job, Status
 from torc_spool.naming import Cause, JobName
@@ -249,7 +249,7 @@ def _next(name: JobName, recorded: int) -> JobName:
 def _named(file: JobFile, job: Job, record: Job, known: Known) -> Iterator[Finding]:
     """Whether the name tells what the job was submitted with, or defined with later."""
     name = file.name
-    needs = known.needs.get(name.id, set()) | {job.resources.needs}
+    needs = known.needs.get(name.id, set()) | {job.resources.needs, *causes.needs_then(job)}
     right = name._replace(slug=naming.slugify(record.name))
     if name.needs not in needs:
         right = right._replace(needs=record.resources.needs)

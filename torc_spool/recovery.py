@@ -26,7 +26,7 @@ RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
 WORKFLOW_VARIABLE = "TORC_WORKFLOW_ID"  # the same
 
 
-_ENDS = {"terminate": Status.TERMINATED, "fail": Status.FAILED}  # what becomes of a job by its runner's death
+ENDS = {"terminate": Status.TERMINATED, "fail": Status.FAILED}  # what becomes of a job by its runner's death
 
 
 class Recovered(NamedTuple):
@@ -245,9 +245,9 @@ def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause
             _write_lost(actor, place, content, owner, started, Status.CANCELED)
         actor.show(place.filename, Status.CANCELED, place.status)
         fsops.remove_file(_wish_path(store, place.name))
-    elif action in _ENDS:
-        _write_lost(actor, place, content, owner, started, _ENDS[action])
-        actor.show(place.filename, _ENDS[action], place.status)
+    elif action in ENDS:
+        _write_lost(actor, place, content, owner, started, ENDS[action])
+        actor.show(place.filename, ENDS[action], place.status)
         fsops.remove_file(_wish_path(store, place.name))  # it came too late, as for any job that has ended
     else:
         if place.status is Status.RUNNING:

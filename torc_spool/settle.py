@@ -28,6 +28,7 @@ class Settler:
         self._store = store
         self._blocked: dict[int, str] = {}  # names remembered from the last pass
         self._back: set[int] = set()  # jobs that we have moved out of `done/`
+        self._unknown = False  # whether something was to follow for a job whose name we do not remember
         self.due = store.workflow.num_edges > 0  # whether something may have changed that only a listing can tell
         self.cost_s = 0.0  # of the last full pass
         self.watch: Watch | None = None  # of a workflow with actions: is told what becomes of jobs here
@@ -56,7 +57,10 @@ class Settler:
             self.watch.ended(job, alone=self.is_alone)
         if self.ledger is None:
             return []
+        self._unknown = False
         released = self._apply(self.ledger.note(job, attempt, outcome))
+        # what somebody has brought back since our last pass waits by a name that only a listing tells
+        self.due = self.due or self._unknown
         # others may have finished at the same moment, and each of us knows only of itself
         self.due = self.due or any(self.ledger.verdict(dependent) is None for dependent in self.ledger.dependents(job))
         return released
@@ -93,6 +97,7 @@ class Settler:
             verdict = stack.pop()
             filename = self._blocked.pop(verdict.id, None)
             if filename is None:
+                self._unknown = True
                 continue  # moved on already, or held; if it comes back to blocked a listing shows it
             place = Place(Status.BLOCKED, None, filename, naming.parse_job(filename))
             if verdict.cause is None:
