@@ -149,7 +149,7 @@ def _comes_to(place: Place, content: Content, step: Recovered, loss: Loss) -> tu
     if outcome is None:
         shown = fate.result(content, place.name.attempt)
         return None if shown is None or shown.outcome is None else (shown.outcome, content.job)
-    lost = fate.lost(place, content, loss, {}, outcome)
+    lost = fate.lost(place, content, loss, {}, outcome, by="")
     attempts = content.job.attempts if lost is None else (*content.job.attempts, lost)
     return outcome, msgspec.structs.replace(content.job, attempts=attempts)
 
