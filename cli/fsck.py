@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import click
 
 from torc_spool import repair as repairing
-from torc_spool.check import Finding
 from torc_spool.errors import EXIT_JOBS_FAILED, EXIT_OK
+from torc_spool.findings import Finding
 from torc_spool.spool import command
 
 from .common import WORKFLOW, CommonCommand, State, clean, say, show_json

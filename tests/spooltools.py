@@ -295,7 +295,10 @@ def _check_runners(seen: Seen, tree: Tree, where: str) -> None:
     if seen.status in (*WAITING, Status.PENDING):
         return  # moved back by hand, perhaps to another scheduler: t2 makes it a new attempt
     assert last["runner"] in tree.runners, f"I12: {where}: runner {last['runner']} is forgotten"
-    record = json.loads(_bytes(f"{tree.runners[last['runner']]}/runner.json"))
+    path = f"{tree.runners[last['runner']]}/runner.json"
+    if not os.path.exists(path):
+        return  # it was lost, and a repair has said so
+    record = json.loads(_bytes(path))
     serves = record.get("any_scheduler") or record.get("scheduler") == scheduler
     assert serves, f"I6: {where}: bound to {scheduler}, run by {record}"
 
@@ -415,15 +418,20 @@ class Hand:
 
     def show(self, job: int, outcome: Status) -> bool:
         """f3."""
-        filename, _, _ = self.running.pop(job)
-        return self.actor.show(filename, outcome)
+        filename, name, _ = self.running.pop(job)
+        shown = self.actor.show(filename, outcome)
+        if shown:
+            self.actor.note({"event": "end", "id": job, "attempt": name.attempt, "outcome": outcome})
+        return shown
 
     def retry(self, job: int, rule: int = 1) -> Given | None:
         """f1, f2 and f3': its failure handler has it run again."""
         filename, name, claimed = self.running.pop(job)
         failed = msgspec.structs.replace(result(self.name, name.attempt, Status.FAILED), retry_rule=rule)
         assert self.actor.record_result(filename, claimed.content, failed)
-        return self.actor.give_back(filename, name, claimed.content.job)
+        given = self.actor.give_back(filename, name, claimed.content.job)
+        self.actor.note({"event": "retry", "id": job, "attempt": name.attempt, "outcome": Status.FAILED})
+        return given
 
     def finish(self, job: int, outcome: Status, **fields: Any) -> None:
         """f1 to f3, and what follows from what this runner knows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,9 +15,10 @@ import pytest
 import spooltools as tools
 import storetools
 from cliutil import Lab
-from spooltools import Do, Wanted
+from spooltools import Do, Hand, Wanted
 
-from torc_spool.model import Trigger
+from torc_spool import actor
+from torc_spool.model import Status, Trigger
 from torc_spool.repair import look
 from torc_spool.spool import Spool
 
@@ -214,8 +216,14 @@ def test_a_journal_that_tells_something_else(lab: Lab) -> None:
         assert (finding.kind, what in finding.what) == ("journal", True), finding
     journal.write_text(whole + '{"torn')
     sound(lab)
+    journal.unlink()
+    assert [finding.kind for finding in look(lab.store())] == ["journal"]
     journal.write_text("")
-    sound(lab)
+    (finding,) = lab.torc("fsck", 1, "--repair", "-f", "json", code=1).json["findings"]
+    assert "lacks the end of attempt 1 of job 1" in finding["what"]
+    assert lab.torc("fsck", 1).stdout == "sound\n"
+    told = [(line["event"], line["id"], line["outcome"]) for line in _lines(journal)]
+    assert told == [("end", 1, "completed"), ("end", 2, "completed")]
 
 
 def test_actions_and_user_data_that_are_broken(lab: Lab) -> None:
@@ -242,6 +250,59 @@ def test_actions_and_user_data_that_are_broken(lab: Lab) -> None:
     assert json.loads(value.read_text()) == {"a": 1}
     sound_now = lab.torc("fsck", 2).stdout
     assert sound_now == "sound\n"
+
+
+def test_what_a_full_disk_refuses_of_a_journal_comes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = str(tmp_path / "spool")
+    tools.submit(spool, tools.workflow({"one": Wanted(), "two": Wanted()}))
+    hand = Hand(tools.open_workflow(spool))
+    hand.take("one", "two")
+    write, room = os.write, [10]
+
+    def full(descriptor: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "full")
+        return write(descriptor, data[: room.pop()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(actor.os, "write", full)
+        hand.actor.note({"event": "end", "id": 1, "attempt": 1, "outcome": "completed"})
+    hand.finish(1, Status.COMPLETED)
+    hand.finish(2, Status.COMPLETED)
+    hand.leave()
+    (journal,) = (tmp_path / "spool").glob("*/runners/*/journal")
+    assert [line["id"] for line in _lines(journal)] == [1, 1, 2]
+    assert (journal.parent / "end.json").exists()
+    assert look(hand.store) == []
+
+
+def test_runners_whose_records_are_lost(lab: Lab) -> None:
+    lab.submit("true", "true")
+    lab.run(1, "--max-parallel-jobs", 1)
+    (runner,) = lab.root().glob("runners/*")
+    (runner / "heartbeat").unlink()
+    assert [finding.what for finding in look(lab.store())] == [f"runners/{runner.name}/heartbeat is not there"]
+    (runner / "runner.json").unlink()
+    assert "whose record is gone" in look(lab.store())[0].what
+    shutil.rmtree(runner)
+    found = lab.torc("fsck", 1, "--repair", "-f", "json", code=1).json
+    said = [finding["what"] for finding in found["findings"]]
+    assert said == [f"runner {runner.name} has run something, and has no record"]
+    assert found["sound"] is True
+    assert json.loads((runner / "end.json").read_text())["state"] == "dead"
+
+
+def test_a_second_directory_of_one_id(lab: Lab) -> None:
+    lab.submit("true")
+    second = f"{lab.root()}.bak"
+    shutil.copytree(lab.root(), second)
+    done = lab.torc("fsck", 1, code=1)
+    assert "1-flow.bak bears the id of this workflow too" in done.stdout
+    shutil.rmtree(second)
+    (lab.spool / ".ids" / "1").rmdir()
+    assert lab.torc("fsck", 1, code=1).stdout.startswith("missing: .ids/1 is not there")
+    lab.torc("fsck", 1, "--repair", code=1)
+    sound(lab)
 
 
 # -- records that never change: nothing can make them again
@@ -275,9 +336,21 @@ def test_records_that_were_changed(what: str, tmp_path: Path) -> None:
     assert all(finding.fix is None for finding in found)
 
 
+def test_a_record_that_was_changed_is_said_and_not_acted_on(lab: Lab) -> None:
+    lab.submit("true", {"name": "next", "depends_on": ["j1"]}, user_data=[{"name": "figures", "data": 1}])
+    for name in ("jobs.jsonl", "spec.json", "user_data.jsonl"):
+        path = lab.root() / name
+        whole = path.read_text()
+        path.write_text(whole.replace("1", "2") if name != "spec.json" else whole[:-1])
+        (finding,) = lab.torc("fsck", 1, "--repair", "-f", "json", code=1).json["findings"]
+        assert finding["what"] == f"the record {name} is not as it was submitted: its digest is another"
+        path.write_text(whole)
+    sound(lab)
+
+
 def test_the_document_names_every_kind() -> None:
     here = Path(__file__).resolve().parent.parent
-    source = (here / "torc_spool" / "check.py").read_text()
+    source = "".join((here / "torc_spool" / name).read_text() for name in ("check.py", "checkrunners.py"))
     section = (here / "docs" / "spool-format.md").read_text().split("\n## Check and repair\n")[1].split("\n## ")[0]
     documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     made = set(re.findall(r'(?:Finding|_bad|_moved)\(\s*"(\w+)"', source))

@@ -356,6 +356,8 @@ def broken(source: str, spool: str) -> None:
     os.rename(f"{root}/{where[1]}", f"{root}/done/failed/{os.path.basename(where[1])}")
     Path(f"{root}/ready/any/README").write_text("not ours")
     shutil.rmtree(f"{root}/held")
+    (runner,) = os.listdir(f"{root}/runners")
+    os.remove(f"{root}/runners/{runner}/journal")
 
 
 def changes_something(operation: str, _path: str) -> bool:

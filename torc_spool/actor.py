@@ -86,7 +86,7 @@ class Actor:
         self.lease = lease.Lease(record.lease_s)
         self._heartbeat = f"{self.directory}/heartbeat"
         self._filesystem_now: float | None = None  # at the last sign of life
-        self._journal = journal
+        self._journal, self._unsaid = journal, b""
         self.taking: dict[str, Taking] = {}  # by name of the dead
         self._scratch = Scratch(self.running, store.file_mode)
 
@@ -256,21 +256,25 @@ class Actor:
             raise Fenced(self.name, self.directory)
 
     def note(self, event: dict[str, Any]) -> None:
-        """A line in the journal. A journal decides nothing: a full disk costs the line, not the job."""
-        try:
-            os.write(self._journal, encode(event))
-        except OSError:
-            return
+        """A line in the journal. A journal decides nothing: what a full disk refuses waits for the next line."""
+        self._unsaid += encode(event)
+        self._say()
+
+    def _say(self) -> None:
+        with suppress(OSError):
+            while self._unsaid:
+                self._unsaid = self._unsaid[os.write(self._journal, self._unsaid) :]
 
     def retire(self, exit_code: int | None = None, *, clock: Callable[[], float] = time.time) -> bool:
         """e1 to e3. False when jobs are left in its directories, or work of the dead in its hands: for a recovery."""
+        self._say()
         os.close(self._journal)
         if self.taking:
             return False
         self._scratch.clear()
         gone = fsops.remove_directory(self.pending)
         gone = fsops.remove_directory(self.running) and gone
-        if gone:
+        if gone and not self._unsaid:  # who says that it has ended says that its journal is whole
             end = RunnerEnd(state="ended", time=clock(), exit_code=exit_code)
             try:
                 fsops.replace(self.directory, "end.json", encode(end), self.store.file_mode)

@@ -6,87 +6,28 @@ What the format document allows is no damage: moves by hand, what a crash leaves
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from torc_spool import causes, naming, sortkeys
+from torc_spool.checkrunners import check_owners, check_requests, check_runners
+from torc_spool.findings import ANEW, NOTHING, PARKED, Anew, AnewAction, Finding, Make, Park, Rename, Resubmit
 from torc_spool.graph import cycle
 from torc_spool.model import OUTCOMES, Attempt, Job, Status
-from torc_spool.naming import Cause, JobName
-from torc_spool.picture import JobFile, Known, OwnerDirectory, Picture, Runner
+from torc_spool.naming import JobName
+from torc_spool.picture import JobFile, Known, Picture
 
 _RAN = (Status.COMPLETED, Status.FAILED, Status.TERMINATED)
 _WAITING = (Status.BLOCKED, Status.READY, Status.HELD)
-_PARKED = "it is moved to lost+found/"
-_ANEW = f"{_PARKED}, and the job is made anew from the record where no other file of it is left"
-_NOTHING = "nothing: put it back from a copy of the spool"
-
-
-class Park(NamedTuple):
-    """Move it to lost+found/, whatever it is."""
-
-    path: str
-
-
-class Rename(NamedTuple):
-    """Give a job's file the place and the name that it must have."""
-
-    path: str
-    target: str
-
-
-class Make(NamedTuple):
-    """Make a directory, or the lock."""
-
-    path: str
-
-
-class TakeBack(NamedTuple):
-    """Take back what lies in the directories of an owner that nobody knows, or that has ended."""
-
-    owner: str
-
-
-class Anew(NamedTuple):
-    """Make a lost job from the record."""
-
-    job: int
-    attempt: int  # the highest that is known of it
-
-
-class AnewAction(NamedTuple):
-    number: int
-    performance: int
-
-
-class Resubmit(NamedTuple):
-    """Put the submitted value of user data in place of what lies there."""
-
-    path: str
-
-
-Fix = Park | Rename | Make | TakeBack | Anew | AnewAction | Resubmit
-
-
-class Finding(NamedTuple):
-    """Something that is not as the format says."""
-
-    kind: str
-    path: str  # below the workflow's directory; empty for what lies nowhere
-    job: int | None
-    what: str
-    repair: str
-    fix: Fix | None = None
 
 
 def check(picture: Picture) -> list[Finding]:
     """All that is wrong. Of a workflow that runners are at work in, it may be what was just moving."""
     return [
-        *_records(picture.known),
+        *_records(picture),
         *_tree(picture),
         *_jobs(picture),
-        *_owners(picture),
-        *_requests(picture),
-        *_journals(picture),
+        *check_owners(picture),
+        *check_requests(picture),
+        *check_runners(picture),
         *_actions(picture),
     ]
 
@@ -94,9 +35,16 @@ def check(picture: Picture) -> list[Finding]:
 # -- records that never change
 
 
-def _records(known: Known) -> Iterator[Finding]:
+def _records(picture: Picture) -> Iterator[Finding]:
+    known = picture.known
     for odd in known.broken:
-        yield Finding("record", odd.path, None, f"the record {odd.path} {odd.why}", _NOTHING)
+        yield Finding("record", odd.path, None, f"the record {odd.path} {odd.why}", NOTHING)
+    told = picture.revisions | {file.job.revision for file in picture.files if file.job is not None}
+    for number in sorted(number for number in told if number > known.revision):
+        path = naming.revision_directory(number)
+        yield Finding("record", path, None, f"the record {path} is missing, of which others tell", NOTHING)
+    for odd in picture.astray:
+        yield Finding("spool", odd.path, None, f"{odd.path} {odd.why}", "nothing: a person has to rename or move it")
     if any(odd.path.endswith("jobs.jsonl") for odd in known.broken):
         return
     jobs, edges = known.jobs, sum(len(job.depends_on) for job in known.jobs.values())
@@ -112,11 +60,11 @@ def _records(known: Known) -> Iterator[Finding]:
         yield _record(f"lets jobs wait for each other in a circle: {', '.join(map(str, circle))}")
     if len(known.actions) != known.num_actions and not any(odd.path == "actions.jsonl" for odd in known.broken):
         what = f"actions.jsonl has {len(known.actions)} actions, and workflow.json says {known.num_actions}"
-        yield Finding("record", "actions.jsonl", None, what, _NOTHING)
+        yield Finding("record", "actions.jsonl", None, what, NOTHING)
 
 
 def _record(what: str) -> Finding:
-    return Finding("record", "jobs.jsonl", None, f"the record of the jobs {what}", _NOTHING)
+    return Finding("record", "jobs.jsonl", None, f"the record of the jobs {what}", NOTHING)
 
 
 # -- what lies where it may not
@@ -124,12 +72,13 @@ def _record(what: str) -> Finding:
 
 def _tree(picture: Picture) -> Iterator[Finding]:
     for path in picture.missing:
-        yield Finding("missing", path, None, f"{path} is not there", "it is made", Make(path))
+        what = f"{path.removeprefix('../')} is not there"
+        yield Finding("missing", path, None, what, "it is made", Make(path, is_file=path == "lock"))
     for odd in picture.foreign:
         key = naming.job_id(odd.path.rsplit("/", 1)[-1])
-        yield Finding("foreign", odd.path, key and key[0], f"{odd.path} {odd.why}", _PARKED, Park(odd.path))
+        yield Finding("foreign", odd.path, key and key[0], f"{odd.path} {odd.why}", PARKED, Park(odd.path))
     for path in picture.temporaries:
-        yield Finding("temporary", path, None, f"{path} is a temporary that nobody owns", _PARKED, Park(path))
+        yield Finding("temporary", path, None, f"{path} is a temporary that nobody owns", PARKED, Park(path))
     for odd in picture.user_data:
         repair = "the submitted value is put in its place; what lies there is moved to lost+found/"
         yield Finding("user_data", odd.path, None, f"the user data in {odd.path} {odd.why}", repair, Resubmit(odd.path))
@@ -169,9 +118,13 @@ def _shows_its_result(file: JobFile) -> bool:
     return entry is not None and entry.outcome is not None and file.status in (entry.outcome, Status.RUNNING)
 
 
+def _entry(job: Job, attempt: int) -> Attempt | None:
+    return next((entry for entry in job.attempts if entry.attempt == attempt), None)
+
+
 def _doubled(file: JobFile, keep: JobFile) -> Finding:
     what = f"job {file.name.id} lies in {file.path} and in {keep.path}, which holds"
-    return Finding("doubled", file.path, file.name.id, what, _PARKED, Park(file.path))
+    return Finding("doubled", file.path, file.name.id, what, PARKED, Park(file.path))
 
 
 def _file(file: JobFile, known: Known) -> Iterator[Finding]:
@@ -199,7 +152,7 @@ def _ids(job: Job) -> str:
 
 
 def _bad(kind: str, file: JobFile, what: str) -> Finding:
-    return Finding(kind, file.path, file.name.id, what, _ANEW, Park(file.path))
+    return Finding(kind, file.path, file.name.id, what, ANEW, Park(file.path))
 
 
 def _state(file: JobFile, job: Job) -> Iterator[Finding]:
@@ -269,93 +222,6 @@ def _moved(kind: str, file: JobFile, what: str, directory: str, name: JobName) -
     return Finding(kind, file.path, file.name.id, what, repair, Rename(file.path, target))
 
 
-# -- owners, requests, journals
-
-
-def _owners(picture: Picture) -> Iterator[Finding]:
-    for directory in picture.owners:
-        runner = picture.runners.get(directory.holder)
-        if runner is not None and runner.is_said and runner.ended is None:
-            continue
-        why = "has ended" if runner is not None and runner.ended is not None else "has no record"
-        what = f"{directory.path} is a directory of runner {directory.holder}, which {why}"
-        yield _owner(directory, what)
-
-
-def _owner(directory: OwnerDirectory, what: str) -> Finding:
-    if directory.holder != directory.owner:
-        return Finding("owner", directory.path, None, what, _ANEW, Park(directory.path))
-    repair = "what lies in it is taken back as from a dead runner, and the directory is removed"
-    return Finding("owner", directory.path, None, what, repair, TakeBack(directory.holder))
-
-
-def _requests(picture: Picture) -> Iterator[Finding]:
-    attempts: dict[int, int] = {}
-    for file in picture.files:
-        attempts[file.name.id] = max(attempts.get(file.name.id, 0), file.name.attempt)
-    for path, request in picture.requests:
-        if request.job is not None:
-            why = _wish(request.job, attempts, picture.known)
-        else:
-            why = (
-                None
-                if request.runner in picture.runners
-                else f"is about runner {request.runner}, of which there is none"
-            )
-        if why is not None:
-            yield Finding("request", path, request.job and request.job.id, f"{path} {why}", _PARKED, Park(path))
-
-
-def _wish(wish: Cause, attempts: dict[int, int], known: Known) -> str | None:
-    if wish.id > known.num_jobs:
-        return f"is about job {wish.id}, and the workflow has {known.num_jobs}"
-    if wish.id in attempts and wish.attempt > attempts[wish.id]:
-        return f"is about attempt {wish.attempt}, and the job has come to attempt {attempts[wish.id]}"
-    return None
-
-
-def _journals(picture: Picture) -> Iterator[Finding]:
-    jobs = {file.name.id: file for file in picture.files}
-    for name, runner in sorted(picture.runners.items()):
-        why = _contradiction(runner, name, jobs)
-        if why is not None:
-            path = f"{runner.path}/journal"
-            yield Finding("journal", path, None, f"{path} {why}", f"{_PARKED}; the jobs' files hold", Park(path))
-
-
-def _contradiction(runner: Runner, name: str, files: dict[int, JobFile]) -> str | None:
-    told = {(event.job, event.attempt): event.outcome for event in runner.journal if event.event in ("end", "retry")}
-    for (number, attempt), outcome in told.items():
-        file = files.get(number)
-        if file is None or file.job is None or _is_younger(file, attempt):
-            continue
-        entry = _entry(file.job, attempt)
-        if entry is None:
-            return f"tells the end of attempt {attempt} of job {number}, and the job's file does not have it"
-        if entry.outcome is not None and outcome is not None and entry.outcome != outcome:
-            return f"tells that attempt {attempt} of job {number} {outcome}, and the job's file that it {entry.outcome}"
-    if runner.ended != "ended":
-        return None  # who was killed may have recorded what it could not tell any more
-    for event in runner.journal:
-        file = files.get(event.job)
-        if event.event != "start" or (event.job, event.attempt) in told or file is None or file.job is None:
-            continue
-        entry = _entry(file.job, event.attempt)
-        if entry is not None and entry.runner == name and entry.outcome is not None:
-            return f"lacks the end of attempt {event.attempt} of job {event.job}, which the job's file has"
-    return None
-
-
-def _is_younger(file: JobFile, attempt: int) -> bool:
-    """Whether a job's file was made anew since: then its earlier attempts are told by what was moved away."""
-    assert file.job is not None
-    return file.name.attempt > attempt and all(entry.attempt > attempt for entry in file.job.attempts)
-
-
-def _entry(job: Job, attempt: int) -> Attempt | None:
-    return next((entry for entry in job.attempts if entry.attempt == attempt), None)
-
-
 # -- actions
 
 
@@ -367,7 +233,7 @@ def _actions(picture: Picture) -> Iterator[Finding]:
         latest[number] = max(latest.get(number, 0), file.name.performance or 0)
         if file is not files[number]:
             what = f"action {number} lies in {file.path} and in {files[number].path}, which holds"
-            yield Finding("doubled", file.path, None, what, _PARKED, Park(file.path))
+            yield Finding("doubled", file.path, None, what, PARKED, Park(file.path))
     for number in sorted(picture.known.actions.keys() - latest.keys() - picture.actions_aside):
         what = f"action {number} lies nowhere: nobody knows whether it was performed"
         repair = "it is made anew from the record, and waits to be performed once more"

@@ -74,7 +74,7 @@ def directories_and_files(path: str) -> tuple[list[str], list[str]]:
                 if not entry.name.startswith("."):
                     found[not (entry.is_dir(follow_symlinks=False) or entry.is_symlink())].append(entry.name)
     except OSError as error:
-        if error.errno not in GONE:
+        if error.errno not in (*GONE, errno.ENOTDIR):
             raise StorageError("list", path, error.errno) from error
     return found
 

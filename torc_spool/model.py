@@ -201,6 +201,7 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     submitted_on: str | None = None
     num_actions: int = 0  # so that who has none need not look
     hash_inputs: bool = False  # runners record the SHA-256 of input files too
+    digests: dict[str, str] = {}  # of the other files that never change, by name: the beginnings of their SHA-256
     project: str | None = None
     metadata: Any = None
     env: dict[str, str] = {}  # for all jobs; a job's own wins

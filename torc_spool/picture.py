@@ -45,7 +45,14 @@ class Runner(NamedTuple):
     path: str
     ended: str | None  # the state in end.json
     is_said: bool  # whether there is a runner.json, or a taker's directory for it
+    files: frozenset[str]  # of those that it has to have, which are there
     journal: tuple[Event, ...] = ()
+
+    @property
+    def taker(self) -> str | None:
+        """In whose directory the record lies."""
+        *_, holder, _, _ = ("", "", *self.path.split("/"))
+        return holder or None
 
 
 class OwnerDirectory(NamedTuple):
@@ -75,10 +82,12 @@ class Known(NamedTuple):
     num_edges: int
     num_actions: int
     sort_method: str | None
-    jobs: dict[int, Job]  # as they are defined now
+    revision: int  # the latest
+    jobs: dict[int, Job]  # as they are defined now; none where that record is broken
     needs: dict[int, set[Needs]]  # that a job has, or had in an earlier definition
     actions: dict[int, Action]
-    broken: list[Odd]  # records that cannot be read: nothing can make them again
+    records: dict[str, set[str]]  # by directory ("" or that of a revision), the names of the records in it
+    broken: list[Odd]  # records that are not as they were written: nothing can make them again
 
 
 class Picture(NamedTuple):
@@ -86,12 +95,14 @@ class Picture(NamedTuple):
 
     known: Known
     missing: list[str]  # directories, and the lock
+    astray: list[Odd]  # what no repair of this workflow can mend
     foreign: list[Odd]
     temporaries: list[str]
     files: list[JobFile]
     seen: set[int]  # the jobs of which a name was listed, also where the file had moved on when it was read
     owners: list[OwnerDirectory]
     runners: dict[str, Runner]
+    revisions: set[int]  # of which journals tell
     aside: set[int]  # jobs that are set aside
     kept: dict[int, int]  # the highest attempt of each job of which aside/, lost+found/ or a journal tells
     requests: list[tuple[str, Request]]

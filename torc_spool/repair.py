@@ -7,26 +7,17 @@ short is gone on with by saying it again.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
 from torc_spool import changes, fsops, naming, processes, recovery, userdata
 from torc_spool.actor import Actor, identity, new_name
-from torc_spool.check import (
-    Anew,
-    AnewAction,
-    Finding,
-    Fix,
-    Make,
-    Park,
-    Rename,
-    Resubmit,
-    TakeBack,
-    check,
-)
+from torc_spool.check import check
 from torc_spool.errors import StorageError, UsageError
-from torc_spool.model import Status
+from torc_spool.findings import Anew, AnewAction, Close, Finding, Fix, Make, Park, Rename, Resubmit, Rewrite, TakeBack
+from torc_spool.model import RunnerEnd, Status
 from torc_spool.naming import ActionName
 from torc_spool.recovery import Owner
 from torc_spool.settle import Settler
@@ -78,7 +69,7 @@ def repair(store: Store) -> Mended:
     _refuse_living(store, "")
     for finding in found:
         if isinstance(finding.fix, Make):
-            _make(store, finding.fix.path)
+            _make(store, finding.fix)
     store.check_trust()
     actor = Actor.born(store, identity(new_name(), kind="fsck"))
     try:
@@ -87,19 +78,30 @@ def repair(store: Store) -> Mended:
     finally:
         with suppress(StorageError):
             actor.retire()
-    if store.exists():
+    if store.exists() and not any(each.kind == "record" for each in told):
         Settler(store).settle()
     left = look(store)
     still = {_key(each) for each in left}
     return Mended(told, sum(_key(each) not in still for each in told), left)
 
 
-def _make(store: Store, path: str) -> None:
-    target = f"{store.layout.root}/{path}"
-    if path == "lock":
-        fsops.create(target, b"", store.file_mode)
+def _park(store: Store, path: str) -> None:
+    """p1, p2."""
+    root = store.layout.root
+    fsops.make_directory(f"{root}/{LOST_AND_FOUND}", store.directory_mode)
+    directory, _, name = path.rpartition("/")
+    target = naming.aside_name(name, directory or ".")
+    fsops.rename(f"{root}/{path}", f"{root}/{LOST_AND_FOUND}/{target}")
+
+
+def _make(store: Store, fix: Make) -> None:
+    parent, name = os.path.split(f"{store.layout.root}/{fix.path}")
+    if name in fsops.directories_and_files(parent)[not fix.is_file]:
+        _park(store, fix.path)  # a file where a directory must be, or the other way round
+    if fix.is_file:
+        fsops.create(f"{parent}/{name}", b"", store.file_mode)
     else:
-        fsops.make_directory(target, store.directory_mode)
+        fsops.make_directory(f"{parent}/{name}", store.directory_mode)
 
 
 # -- who may live
@@ -140,19 +142,17 @@ class _Repair:
     def __init__(self, actor: Actor) -> None:
         self._actor, self._store = actor, actor.store
         self._root = actor.store.layout.root
-        self._lost = f"{self._root}/{LOST_AND_FOUND}"
 
     def run(self, found: list[Finding]) -> list[Finding]:
         """Returns all that was found on the way: mending one thing may show another."""
         told = {_key(each): each for each in found}
         for _ in range(_ROUNDS):
-            recovery_due = self._recovery_due()
-            fixes = [each.fix for each in found if each.fix is not None]
-            if not fixes and not recovery_due:
-                break
-            self._apply(fixes)
             found = check(survey(self._store))
             told = {_key(each): each for each in found} | told
+            fixes = [each.fix for each in found if each.fix is not None]
+            if not fixes and not self._recovery_due():
+                break
+            self._apply(fixes)
         return list(told.values())
 
     def _recovery_due(self) -> bool:
@@ -173,30 +173,27 @@ class _Repair:
 
     def _one(self, fix: Fix) -> None:
         if isinstance(fix, Park):
-            self._park(fix.path)
+            _park(self._store, fix.path)
         elif isinstance(fix, Rename):
             self._rename(fix)
         elif isinstance(fix, Make):
-            _make(self._store, fix.path)
+            _make(self._store, fix)
         elif isinstance(fix, Resubmit):
             self._resubmit(fix.path)
         elif isinstance(fix, Anew):
             self._anew(fix)
         elif isinstance(fix, AnewAction):
             self._anew_action(fix)
-
-    def _park(self, path: str) -> None:
-        """p1, p2."""
-        directory, _, name = path.rpartition("/")
-        fsops.make_directory(self._lost, self._store.directory_mode)
-        target = naming.aside_name(name, directory or ".")
-        fsops.rename(f"{self._root}/{path}", f"{self._lost}/{target}")
+        elif isinstance(fix, Close):
+            self._close(fix)
+        elif isinstance(fix, Rewrite):
+            self._rewrite(fix)
 
     def _rename(self, fix: Rename) -> None:
         """p3: no move of the table, since what is put right is what no move has made."""
         directory, _, name = fix.target.rpartition("/")
         if name in fsops.names(f"{self._root}/{directory}"):
-            self._park(fix.path)
+            _park(self._store, fix.path)
         else:
             fsops.rename(f"{self._root}/{fix.path}", f"{self._root}/{fix.target}")
 
@@ -218,9 +215,24 @@ class _Repair:
     def _resubmit(self, path: str) -> None:
         for datum in userdata.known(self._store):
             if path == f"user_data/{datum.file}":
-                self._park(path)
+                _park(self._store, path)
                 fsops.make_directory(self._store.layout.user_data, self._store.directory_mode)
                 userdata.update(self._store, datum, bytes(datum.data))
+
+    def _close(self, fix: Close) -> None:
+        end = RunnerEnd(state="dead", time=time.time(), evidence="its record is lost", recovered_by=self._actor.name)
+        for name in fix.left:
+            _park(self._store, f"{fix.path}/{name}")
+        fsops.make_directory(f"{self._root}/{fix.path}", self._store.directory_mode)
+        fsops.replace(f"{self._root}/{fix.path}", "end.json", encode(end), self._store.file_mode)
+
+    def _rewrite(self, fix: Rewrite) -> None:
+        _park(self._store, fix.path)
+        lines = [
+            {"event": each.event, "id": each.job, "attempt": each.attempt, "outcome": each.outcome}
+            for each in fix.events
+        ]
+        fsops.create(f"{self._root}/{fix.path}", b"".join(map(encode, lines)), self._store.file_mode)
 
     def _recover(self, unknown: set[str]) -> bool:
         """What the dead hold, and those of whom nothing is known but that they are not here any more."""

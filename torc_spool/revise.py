@@ -9,6 +9,7 @@ import msgspec
 
 from torc_spool import fsops, userdata
 from torc_spool.actor import Actor
+from torc_spool.digest import Sum
 from torc_spool.errors import StorageError, UsageError
 from torc_spool.model import Job, Workflow, WorkflowSpec
 from torc_spool.revision import DEFINES
@@ -111,11 +112,10 @@ def publish(actor: Actor, revision: Candidate, check: Callable[[], None]) -> Non
     staging, target = f"{actor.directory}/revision", store.layout.revision(revision.number)
     fsops.make_directory(staging, store.directory_mode)
     jobs = b"".join(encode(job) for job in revision.jobs)
-    for name, data in (
-        ("jobs.jsonl", jobs),
-        (revision.verbatim.name, revision.verbatim.data),
-        ("workflow.json", encode(revision.workflow)),
-    ):
+    records = {"jobs.jsonl": jobs, revision.verbatim.name: revision.verbatim.data}
+    digests = {name: str(Sum(data)) for name, data in records.items()}
+    records["workflow.json"] = encode(msgspec.structs.replace(revision.workflow, digests=digests))
+    for name, data in records.items():
         fsops.create(f"{staging}/{name}", data, store.file_mode)
     fsops.sync_filesystem(staging)
     check()
@@ -127,4 +127,5 @@ def publish(actor: Actor, revision: Candidate, check: Callable[[], None]) -> Non
         raise
     if not published:
         raise StorageError("publish", target, None)
+    actor.note({"event": "revision", "number": revision.number})
     fsops.sync_directory(store.layout.root)

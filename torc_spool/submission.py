@@ -14,6 +14,7 @@ import msgspec
 
 from torc_spool import fsops, naming, processes, sortkeys
 from torc_spool.actor import identity, new_name, user_name
+from torc_spool.digest import Sum
 from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
 from torc_spool.evidence import Here, of_host
 from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, Layout
@@ -72,9 +73,9 @@ def publish(
         root = f"{staging}/workflow"
         workflow_id = reserve_id(spool, mode)
         target = f"{spool}/{naming.workflow_directory(workflow_id, spec.name)}"
-        _write(root, target, spec, verbatim, shared=shared, progress=progress)
+        digests = _write(root, target, spec, verbatim, shared=shared, progress=progress)
         workflow = _workflow(workflow_id, spec, cwd=cwd, output_dir=output_dir, shared=shared)
-        workflow = msgspec.structs.replace(workflow, hash_inputs=hash_inputs)
+        workflow = msgspec.structs.replace(workflow, hash_inputs=hash_inputs, digests=digests)
         fsops.create(Layout(root).workflow_file, encode(workflow), 0o666 if shared else 0o644)
         fsops.sync_filesystem(root)
         if not fsops.rename_directory(root, target):
@@ -135,7 +136,8 @@ def _write(
     *,
     shared: bool,
     progress: Callable[[int], None] | None,
-) -> None:
+) -> dict[str, str]:
+    """Everything but `workflow.json`; returns the digests of what never changes, by file name."""
     directory_mode, file_mode = (0o777, 0o666) if shared else (0o755, 0o644)
     fsops.make_directory(root, directory_mode)
     for part in (*FIXED_DIRECTORIES, *(ACTION_DIRECTORIES if spec.actions else ())):
@@ -143,13 +145,16 @@ def _write(
     layout = Layout(root)
     files = naming.user_data_files(datum.name for datum in spec.user_data)
     paths = {name: Layout(target).user_datum(file) for name, file in files.items()}
+    sums = {verbatim.name: Sum(verbatim.data)}
     if files:
-        _write_user_data(layout, spec.user_data, files, directory_mode, file_mode)
+        sums["user_data.jsonl"] = _write_user_data(layout, spec.user_data, files, directory_mode, file_mode)
     for scheduler in spec.schedulers:
         fsops.make_directory(layout.ready_for(scheduler["name"]), directory_mode)
     fsops.create(layout.lock, b"", file_mode)
     fsops.create(f"{root}/{verbatim.name}", verbatim.data, file_mode)
-    _write_actions(layout, spec.actions, file_mode)
+    if spec.actions:
+        sums["actions.jsonl"] = _write_actions(layout, spec.actions, file_mode)
+    jobs = sums["jobs.jsonl"] = Sum()
     record = fsops.open_append(layout.jobs_file, file_mode)
     try:
         lines = bytearray()
@@ -157,16 +162,18 @@ def _write(
             lines += _write_job(layout, with_user_data(job, paths), spec.jobs_sort_method, file_mode)
             if len(lines) > 1 << 20 or count == len(spec.jobs):
                 fsops.write_all(record, bytes(lines), layout.jobs_file)
+                jobs.add(bytes(lines))
                 lines.clear()
             if progress is not None and count % 500 == 0:
                 progress(count)
     finally:
         fsops.close(record, layout.jobs_file)
+    return {name: str(each) for name, each in sums.items()}
 
 
 def _write_user_data(
     layout: Layout, user_data: Sequence[UserData], files: Mapping[str, str], directory_mode: int, file_mode: int
-) -> None:
+) -> Sum:
     fsops.make_directory(layout.user_data, directory_mode)
     lines = bytearray()
     for datum in user_data:
@@ -181,16 +188,18 @@ def _write_user_data(
             )
         )
     fsops.create(layout.user_data_file, bytes(lines), file_mode)
+    return Sum(bytes(lines))
 
 
-def _write_actions(layout: Layout, actions: Iterable[Action], mode: int) -> None:
+def _write_actions(layout: Layout, actions: Iterable[Action], mode: int) -> Sum:
     lines = [(action, encode(action)) for action in actions]
     for action, line in lines:
         once = not action.is_of_each_runner
         name = naming.ActionName(action.number, action.trigger, 1 if once else None)
         fsops.create(f"{layout.actions_waiting if once else layout.actions_persistent}/{name}", line, mode)
-    if lines:
-        fsops.create(layout.actions_file, b"".join(line for _, line in lines), mode)
+    record = b"".join(line for _, line in lines)
+    fsops.create(layout.actions_file, record, mode)
+    return Sum(record)
 
 
 def _write_job(layout: Layout, job: Job, sort_method: str | None, mode: int) -> bytes:

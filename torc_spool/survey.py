@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
 from torc_spool import actions, fsops, naming, userdata
 from torc_spool.actor import decode_journal
-from torc_spool.errors import BadName, DamagedFile, NotFound
+from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
+from torc_spool.known import known_of
 from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES
-from torc_spool.model import OUTCOMES, Job, Needs, Status
-from torc_spool.picture import ActionFile, Event, JobFile, Known, Odd, OwnerDirectory, Picture, Runner
+from torc_spool.model import OUTCOMES, Allocation, RunnerEnd, RunnerRecord, Status
+from torc_spool.picture import ActionFile, Event, JobFile, Odd, OwnerDirectory, Picture, Runner
 from torc_spool.store import Store
+from torc_spool.submission import IDS
+
+T = TypeVar("T")
 
 LOST_AND_FOUND = "lost+found"
 _FILES = re.compile(r"workflow\.json|jobs\.jsonl|spec\.[a-z0-9]+|commands\.txt|user_data\.jsonl|actions\.jsonl|lock")
@@ -22,8 +27,8 @@ _DIRECTORIES = {*(path for path in FIXED_DIRECTORIES if "/" not in path), "slurm
 _TEMPORARY = re.compile(r"\..*\.tmp", re.DOTALL)
 _NOT_A_JOB = "is not the file of a job of this workflow"
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-T = TypeVar("T")
+_NOBODY = Runner("", None, False, frozenset())
+_OF_A_RUNNER = ("runner.json", "heartbeat", "journal", "end.json")
 
 
 def survey(store: Store) -> Picture:
@@ -40,10 +45,12 @@ class _Survey:
     def __init__(self, store: Store) -> None:
         self._store, self._root = store, store.layout.root
         known = known_of(store)
-        self._picture = Picture(known, [], [], [], [], set(), [], {}, set(), {}, [], [], set(), {}, [])
+        self._picture = Picture(known, [], [], [], [], [], set(), [], {}, set(), set(), {}, [], [], set(), {}, [])
 
     def take(self) -> Picture:
+        self._look_at_spool()
         self._look_at_root()
+        self._look_at_records()
         # journals before jobs: what they tell is in the jobs' files already
         self._look_at_runners(self._store.layout.runners, "runners", taken=False)
         self._look_at_jobs()
@@ -57,12 +64,36 @@ class _Survey:
         if self._store.workflow.num_actions:
             self._look_at_actions()
         self._look_at_user_data()
+        self._look_at_allocations()
         return self._picture
 
     def _foreign(self, path: str, why: str) -> None:
         self._picture.foreign.append(Odd(path, why))
 
     # -- directories
+
+    def _look_at_spool(self) -> None:
+        """What of the spool itself is this workflow's."""
+        spool, own = os.path.split(self._root)
+        workflow = self._store.workflow
+        if IDS not in _entries(spool):
+            self._picture.missing.append(f"../{IDS}")
+        if str(workflow.id) not in fsops.names(f"{spool}/{IDS}"):
+            self._picture.missing.append(f"../{IDS}/{workflow.id}")
+        for name in fsops.names(spool):
+            parsed = naming.parse_workflow(name)
+            if name != own and parsed is not None and parsed[0] == workflow.id:
+                self._picture.astray.append(Odd(name, f"bears the id of this workflow too, which lies in {own}"))
+        if own != naming.workflow_directory(workflow.id, workflow.name):
+            self._picture.astray.append(Odd(own, f"is not the directory's name of workflow {workflow.name}"))
+
+    def _look_at_records(self) -> None:
+        """Those in the workflow's directory itself have been looked at with all that lies there."""
+        for directory, wanted in self._picture.known.records.items():
+            if directory:
+                for found in fsops.directories_and_files(f"{self._root}/{directory}"):
+                    for name in set(found) - wanted:
+                        self._foreign(f"{directory}/{name}", "is no record of a revision")
 
     def _look_at_root(self) -> None:
         workflow = self._store.workflow
@@ -123,7 +154,7 @@ class _Survey:
 
     def _look_at_place(self, directory: str, status: Status) -> None:
         owned = status in (Status.PENDING, Status.RUNNING)
-        for filename in sorted(fsops.entries(f"{self._root}/{directory}") or ()):
+        for filename in _entries(f"{self._root}/{directory}"):
             path = f"{directory}/{filename}"
             if filename.startswith("."):
                 if not owned and _TEMPORARY.fullmatch(filename):
@@ -153,18 +184,59 @@ class _Survey:
     # -- runners
 
     def _look_at_runners(self, directory: str, shown: str, *, taken: bool) -> None:
-        for name in fsops.names(directory):
-            if not naming.is_runner(name):
-                self._foreign(f"{shown}/{name}", "is no runner's record")
+        names = sorted(fsops.names(directory))
+        for name in names:
+            path, what = f"{directory}/{name}", f"{shown}/{name}"
+            if name in self._picture.runners:
+                self._foreign(what, f"is there twice, and in {self._picture.runners[name].path}")
                 continue
-            path = f"{directory}/{name}"
-            end = self._store.runner_end(path)
-            said = taken or self._store.runner_record(path) is not None
-            runner = Runner(f"{shown}/{name}", end.state if end else None, said, _events(f"{path}/journal"))
-            self._picture.runners[name] = runner
-            for event in runner.journal:
+            files = self._files_of_runner(path, what) if naming.is_runner(name) else None
+            record = self._record(path, what, "runner.json", RunnerRecord) if files is not None else None
+            if files is None or (record is not None and record.name != name):
+                self._foreign(what, "is no runner's record" if files is None else "is the record of another runner")
+                continue
+            end = self._record(path, what, "end.json", RunnerEnd)
+            events = _events(f"{path}/journal")
+            there = files - {file for file, said in (("runner.json", record), ("end.json", end)) if said is None}
+            said = taken or record is not None
+            self._picture.runners[name] = Runner(what, end.state if end else None, said, frozenset(there), events)
+            self._remember(f"{path}/journal")
+        for name in names:
+            if self._picture.runners.get(name, _NOBODY).path == f"{shown}/{name}":
+                self._look_at_runners(f"{directory}/{name}/taken", f"{shown}/{name}/taken", taken=True)
+
+    def _files_of_runner(self, path: str, shown: str) -> set[str] | None:
+        """Which of the files of a runner's directory are there. None: it is no directory."""
+        try:
+            listed = fsops.entries(path)
+        except StorageError as error:
+            if error.errno != errno.ENOTDIR:
+                raise
+            return None
+        directories, files = fsops.directories_and_files(path)
+        for name in {*directories} - {"taken", "revision"} | {*files} - {*_OF_A_RUNNER}:
+            self._foreign(f"{shown}/{name}", "is nothing that a runner has")
+        return {*files} & {*_OF_A_RUNNER} if listed is not None else set()
+
+    def _record(self, path: str, shown: str, name: str, kind: type[T]) -> T | None:
+        """None where it is not there, or cannot be read: then it is foreign."""
+        try:
+            content = fsops.read(f"{path}/{name}")
+            return None if content is None else msgspec.json.decode(content.data, type=kind)
+        except DamagedFile as damage:
+            self._foreign(f"{shown}/{name}", damage.why)
+        except _UNREADABLE as error:
+            self._foreign(f"{shown}/{name}", f"cannot be read ({error})")
+        return None
+
+    def _remember(self, journal: str) -> None:
+        """The attempts of which a journal tells, and the revisions."""
+        for line in _lines(journal):
+            event, number = _event(line), line.get("number")
+            if event is not None:
                 _raise(self._picture.kept, event.job, event.attempt)
-            self._look_at_runners(f"{path}/taken", f"{shown}/{name}/taken", taken=True)
+            elif line.get("event") == "revision" and isinstance(number, int):
+                self._picture.revisions.add(number)
 
     # -- what was moved out of the way
 
@@ -176,11 +248,13 @@ class _Survey:
         lost = f"{self._root}/{LOST_AND_FOUND}"
         inside = [f"{lost}/{name}" for name in fsops.directories_and_files(lost)[0]]
         for directory in (layout.aside, lost, *inside):
-            for hidden in fsops.entries(directory) or ():
+            for hidden in _entries(directory):
                 name = hidden.lstrip(".")
                 key = naming.aside_job_id(name) or naming.job_id(name)
                 if key is not None:
                     _raise(self._picture.kept, *key)
+                elif name.startswith("journal~"):
+                    self._remember(f"{directory}/{hidden}")
                 action = naming.aside_action(name)
                 if action is not None:
                     _raise(self._picture.actions_kept, action.number, action.performance or 0)
@@ -188,9 +262,12 @@ class _Survey:
     # -- actions and user data
 
     def _look_at_actions(self) -> None:
+        for found in fsops.directories_and_files(f"{self._root}/actions"):
+            for stranger in {f"actions/{name}" for name in found} - {*ACTION_DIRECTORIES}:
+                self._foreign(stranger, "is no directory of actions")
         for where in ("waiting", "running", "done", "persistent"):
             directory = actions.directory(self._store, where)
-            for filename in sorted(fsops.entries(directory) or ()):
+            for filename in _entries(directory):
                 path = f"actions/{where}/{filename}"
                 if filename.startswith("."):
                     if _TEMPORARY.fullmatch(filename):
@@ -207,11 +284,19 @@ class _Survey:
                 except DamagedFile as damage:
                     self._foreign(path, damage.why)
 
+    def _look_at_allocations(self) -> None:
+        directory = self._store.layout.slurm
+        for name in fsops.names(directory):
+            record = self._record(directory, "slurm", name, Allocation)
+            if record is not None and record.job_id != naming.parse_allocation(name):
+                self._foreign(f"slurm/{name}", "is the record of another allocation")
+
     def _look_at_user_data(self) -> None:
         try:
             known = userdata.known(self._store)
         except DamagedFile as damage:
-            self._picture.known.broken.append(Odd("user_data.jsonl", damage.why))
+            if all(odd.path != "user_data.jsonl" for odd in self._picture.known.broken):
+                self._picture.known.broken.append(Odd("user_data.jsonl", damage.why))
             return
         for datum in known:
             try:
@@ -226,13 +311,26 @@ def _raise(highest: dict[int, int], key: int, number: int) -> None:
     highest[key] = max(highest.get(key, 0), number)
 
 
-def _events(path: str) -> tuple[Event, ...]:
+def _entries(path: str) -> list[str]:
+    """All names, also hidden ones, in order; none where a file lies in the place of the directory."""
     try:
-        content = fsops.read(path)
+        return sorted(fsops.entries(path) or ())
+    except StorageError as error:
+        if error.errno != errno.ENOTDIR:
+            raise
+        return []
+
+
+def _lines(journal: str) -> list[dict[str, Any]]:
+    try:
+        content = fsops.read(journal)
     except DamagedFile:
-        return ()
-    lines = decode_journal(content.data) if content else []
-    return tuple(event for line in lines if (event := _event(line)) is not None)
+        return []
+    return decode_journal(content.data) if content else []
+
+
+def _events(journal: str) -> tuple[Event, ...]:
+    return tuple(event for line in _lines(journal) if (event := _event(line)) is not None)
 
 
 def _event(line: dict[str, Any]) -> Event | None:
@@ -240,45 +338,3 @@ def _event(line: dict[str, Any]) -> Event | None:
     if not (isinstance(job, int) and isinstance(attempt, int)):
         return None
     return Event(str(line.get("event")), job, attempt, outcome if isinstance(outcome, str) else None)
-
-
-def known_of(store: Store) -> Known:
-    """What the records say that never change; those that cannot be read are named."""
-    workflow, layout = store.workflow, store.layout
-    broken: list[Odd] = []
-    needs: dict[int, set[Needs]] = {}
-    jobs: dict[int, Job] = {}
-    for number in range(store.revisions.number + 1):
-        path = layout.jobs_file_of(number)
-        jobs = {}
-        for job in _lines(path, path.removeprefix(f"{layout.root}/"), Job, broken):
-            jobs[job.id] = job
-            needs.setdefault(job.id, set()).add(job.resources.needs)
-    try:
-        acts = {action.number: action for action in store.action_records()}
-    except (DamagedFile, NotFound) as error:
-        broken.append(Odd("actions.jsonl", getattr(error, "why", "is missing")))
-        acts = {}
-    return Known(
-        workflow.num_jobs,
-        workflow.num_edges,
-        workflow.num_actions,
-        workflow.jobs_sort_method,
-        jobs,
-        needs,
-        acts,
-        broken,
-    )
-
-
-def _lines(path: str, shown: str, kind: type[T], broken: list[Odd]) -> Iterable[T]:
-    try:
-        content = fsops.read(path)
-        if content is not None:
-            return msgspec.json.Decoder(kind).decode_lines(content.data)
-        broken.append(Odd(shown, "is missing"))
-    except DamagedFile as damage:
-        broken.append(Odd(shown, damage.why))
-    except _UNREADABLE as error:
-        broken.append(Odd(shown, f"has a line that is no job ({error})"))
-    return ()

@@ -1,0 +1,97 @@
+"""What a workflow's own records say that never change, and whether they are as they were written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from torc_spool import fsops
+from torc_spool.digest import Sum
+from torc_spool.errors import DamagedFile
+from torc_spool.model import Action, Job, Needs, Workflow
+from torc_spool.picture import Known, Odd
+from torc_spool.store import Store
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+T = TypeVar("T")
+
+
+def known_of(store: Store) -> Known:
+    """Reads them all; those that are not as they were submitted are named, and what they say is left out."""
+    records, workflow = _Records(store.layout.root), store.workflow
+    directories = ["", *(f"revision-{number}/" for number in range(1, store.revisions.number + 1))]
+    names: dict[str, set[str]] = {}
+    needs: dict[int, set[Needs]] = {}
+    jobs: dict[int, Job] = {}
+    for directory in directories:
+        names[directory.rstrip("/")] = records.check(directory)
+        jobs = {job.id: job for job in records.lines(f"{directory}jobs.jsonl", Job)}
+        for job in jobs.values():
+            needs.setdefault(job.id, set()).add(job.resources.needs)
+    acts = records.lines("actions.jsonl", Action) if workflow.num_actions else ()
+    return Known(
+        workflow.num_jobs,
+        workflow.num_edges,
+        workflow.num_actions,
+        workflow.jobs_sort_method,
+        store.revisions.number,
+        jobs,
+        needs,
+        {action.number: action for action in acts},
+        names,
+        [Odd(path, why) for path, why in records.broken.items()],
+    )
+
+
+class _Records:
+    """Reads the files below one root, and remembers which are broken."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._whole: dict[str, bytes] = {}
+        self.broken: dict[str, str] = {}
+
+    def check(self, directory: str) -> set[str]:
+        """Hold the files of a directory against the digests in its workflow.json; returns the names that it has."""
+        data = self._read(f"{directory}workflow.json")
+        try:
+            digests = msgspec.json.decode(data, type=Workflow).digests if data is not None else {}
+        except _UNREADABLE as error:
+            self.broken[f"{directory}workflow.json"] = f"is no workflow's JSON ({error})"
+            digests = {}
+        for name, digest in digests.items():
+            if os.path.basename(name) == name:
+                content = self._read(f"{directory}{name}")
+                if content is not None and str(Sum(content)) != digest:
+                    self.broken[f"{directory}{name}"] = "is not as it was submitted: its digest is another"
+        return {"workflow.json", "jobs.jsonl", *digests}
+
+    def lines(self, path: str, kind: type[T]) -> Iterable[T]:
+        """What a record says, a line each; nothing where it is broken."""
+        data = self._read(path)
+        if data is None or path in self.broken:
+            return ()
+        try:
+            return msgspec.json.Decoder(kind).decode_lines(data)
+        except _UNREADABLE as error:
+            self.broken[path] = f"has a line that is no {kind.__name__.lower()} ({error})"
+            return ()
+
+    def _read(self, path: str) -> bytes | None:
+        if path in self.broken:
+            return None
+        if path not in self._whole:
+            try:
+                content = fsops.read(f"{self._root}/{path}")
+                if content is not None:
+                    self._whole[path] = content.data
+                    return content.data
+                self.broken[path] = "is missing"
+            except DamagedFile as damage:
+                self.broken[path] = damage.why
+            return None
+        return self._whole[path]
