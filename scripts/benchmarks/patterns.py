@@ -26,10 +26,11 @@ _COLUMNS = 100  # of the product
 
 
 class _Pattern(NamedTuple):
-    """A shape: how its jobs are written, given its size."""
+    """A shape: how it is written, and how many jobs that makes, given its size."""
 
     name: str
     lines: Callable[[int], Iterator[str]]
+    jobs: Callable[[int], int]
     full: int
     quick: int
 
@@ -59,9 +60,9 @@ def measure(context: Context) -> Report:
 
 def _case(context: Context, where: str, pattern: _Pattern, size: int) -> tuple[list[Figure], list[Figure]]:
     os.mkdir(where)
+    jobs = pattern.jobs(size)
     ours = harness.write_lines(f"{where}/pattern.yaml", ["name: pattern", "jobs:", *pattern.lines(size)])
-    jobs = sum(line.startswith("- name:") for line in pattern.lines(size))
-    plain = harness.write_lines(f"{where}/plain.yaml", ["name: plain", "jobs:", *_plain(jobs)])
+    plain = harness.write_lines(f"{where}/plain.yaml", ["name: plain", "jobs:", *_job("job_{i}", i=jobs)])
     costs: dict[str, list[_Cost]] = {ours: [], plain: []}
     for _ in range(context.runs):
         for spec, seen in costs.items():
@@ -89,48 +90,41 @@ def _submit(spec: str, where: str) -> _Cost:
 # -- shapes ---------------------------------------------------------------------------------------------------
 
 
-def _job(name: str, *awaited: str) -> Iterator[str]:
+def _job(name: str, *fields: str, **parameters: int) -> Iterator[str]:
+    """As one for all combinations of the parameters, each from 1 to its number."""
     yield f"- name: {name}"
     yield "  command: 'true'"
-    if awaited:
-        yield "  depends_on:"
-        yield from (f"  - {each}" for each in awaited)
-
-
-def _plain(jobs: int) -> Iterator[str]:
-    for job in range(jobs):
-        yield from _job(f"job_{job:06d}")
+    yield from (f"  {field}" for field in fields)
+    if parameters:
+        yield "  parameters:"
+        yield from (f"    {each}: '1:{last}'" for each, last in parameters.items())
 
 
 def _barriers(size: int) -> Iterator[str]:
     """Three stages of so many jobs; between each two a job waits for all of one, and all of the next wait for it."""
-    before: list[str] = []
-    for stage in (1, 2, 3):
-        names = [f"stage_{stage}_{job:06d}" for job in range(size)]
-        for name in names:
-            yield from _job(name, *before)
-        before = [f"barrier_{stage}"]
-        if stage < 3:
-            yield from _job(*before, *names)
+    yield from _job("stage_1_{i}", i=size)
+    for stage in (2, 3):
+        yield from _job(f"barrier_{stage}", f"depends_on_regexes: ['^stage_{stage - 1}_']")
+        yield from _job(f"stage_{stage}_{{i}}", f"depends_on: [barrier_{stage}]", i=size)
 
 
 def _product(size: int) -> Iterator[str]:
     """So many rows of a hundred jobs, all of which wait for one."""
     yield from _job("setup")
-    for row in range(size):
-        for column in range(_COLUMNS):
-            yield from _job(f"run_{row:04d}_{column:03d}", "setup")
+    yield from _job("run_{row:04d}_{column:03d}", "depends_on: [setup]", row=size, column=_COLUMNS)
 
 
 def _fan_in(size: int) -> Iterator[str]:
-    yield from _plain(size)
-    yield from _job("collect", *(f"job_{job:06d}" for job in range(size)))
+    """So many jobs that write a file each, and one that reads all of these."""
+    yield from _job("write_{i}", "output_files: ['part_{i}']", i=size)
+    yield from _job("collect", "input_files: ['part_{i}']", i=size)
+    yield from ("files:", "- name: part_{i}", "  path: parts/{i}", "  parameters:", f"    i: '1:{size}'")
 
 
 _PATTERNS = (
-    _Pattern("three stages with barriers", _barriers, 1_000, 1_000),
-    _Pattern("product with one before", _product, 1_000, 20),
-    _Pattern("fan-in", _fan_in, 100_000, 2_000),
+    _Pattern("three stages with barriers", _barriers, lambda size: 3 * size + 2, 1_000, 1_000),
+    _Pattern("product with one before", _product, lambda size: _COLUMNS * size + 1, 1_000, 20),
+    _Pattern("fan-in", _fan_in, lambda size: size + 1, 100_000, 2_000),
 )
 
 
