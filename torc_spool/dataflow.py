@@ -19,7 +19,7 @@ from torc_spool.model import Job
 from torc_spool.specrecords import JobRecord
 
 _CYCLE_SHOWN = 20
-_REFERENCE = re.compile(r"\$\{(files|user_data)\.(input|output)\.([^}]*)\}")
+_WRITTEN = re.compile(r"\$\{(files|user_data)\.(input|output)\.([^}]*)\}")
 _BEGINNING = re.compile(r"\$\{(?:files|user_data)\.")
 
 
@@ -43,6 +43,15 @@ class _Ends(NamedTuple):
     outputs: dict[str, str]
 
 
+class _Reference(NamedTuple):
+    """A `${files.input.NAME}` or the like."""
+
+    field: str  # whose text holds it
+    section: str
+    role: str  # "input" or "output"
+    name: str
+
+
 class Dataflow:
     """Joins jobs, by their ids from 1 on, to each other. `files` are paths by name."""
 
@@ -60,8 +69,9 @@ class Dataflow:
         files: list[_Ends | None] = [None] * len(self._jobs)
         data: list[_Ends | None] = [None] * len(self._jobs)
         for index, job in enumerate(self._jobs):
-            files[index] = self._ends_of_files(job)
-            data[index] = self._ends_of_user_data(job)
+            references = tuple(_references(job))
+            files[index] = self._ends_of_files(job, references)
+            data[index] = self._ends_of_user_data(job, references)
         file_makers = self._makers(files, self._keys, "file")
         data_makers = self._makers(data, None, "user data")
         flows = []
@@ -114,18 +124,20 @@ class Dataflow:
 
     # -- by files and user data -----------------------------------------------------------------------------
 
-    def _ends_of_files(self, job: JobRecord) -> _Ends | None:
+    def _ends_of_files(self, job: JobRecord, references: Sequence[_Reference]) -> _Ends | None:
         return _ends(
             job,
+            references,
             self._files,
             ("input_files", job.input_files, "input_file_regexes", job.input_file_regexes),
             ("output_files", job.output_files, "output_file_regexes", job.output_file_regexes),
             self._keys,
         )
 
-    def _ends_of_user_data(self, job: JobRecord) -> _Ends | None:
+    def _ends_of_user_data(self, job: JobRecord, references: Sequence[_Reference]) -> _Ends | None:
         return _ends(
             job,
+            references,
             self._user_data,
             ("input_user_data", job.input_user_data, "input_user_data_regexes", job.input_user_data_regexes),
             ("output_user_data", job.output_user_data, "output_user_data_regexes", job.output_user_data_regexes),
@@ -190,18 +202,25 @@ class Dataflow:
 _Side = tuple[str, Sequence[str], str, Sequence[str]]  # the field of names and its value, that of regexes and its
 
 
-def _ends(job: JobRecord, known: Names, reads: _Side, writes: _Side, keys: Mapping[str, str] | None) -> _Ends | None:
+def _ends(
+    job: JobRecord,
+    references: Sequence[_Reference],
+    known: Names,
+    reads: _Side,
+    writes: _Side,
+    keys: Mapping[str, str] | None,
+) -> _Ends | None:
     """What a job reads and writes of one kind, by lists, by its texts and by regexes; None for nothing."""
     section = known.section
-    references = [found for found in _references(job) if found[1] == section]
+    references = [found for found in references if found.section == section]
     if not (references or reads[1] or reads[3] or writes[1] or writes[3]):
         return None
     said: dict[str, dict[str, str]] = {}
     for end, (field, names, _, _) in (("input", reads), ("output", writes)):
         said[end] = dict.fromkeys(names, field)
-        for text_field, _, role, name in references:
-            if role == end:
-                said[end].setdefault(name, text_field)
+        for found in references:
+            if found.role == end:
+                said[end].setdefault(found.name, found.field)
         for name, at in said[end].items():
             if name not in known:
                 refuse_unknown(name, known.names, f"job {quote(job.name)}: {at}", section)
@@ -248,13 +267,13 @@ def _add_found(
             said.setdefault(name, side[2])
 
 
-def _references(job: JobRecord) -> Iterator[tuple[str, str, str, str]]:
-    """(field, section, role, name) of each `${files.input.NAME}` and the like."""
+def _references(job: JobRecord) -> Iterator[_Reference]:
+    """Each `${files.input.NAME}` and the like in its texts. Raises SpecError for what only looks like one."""
     for field, text in (("command", job.command), ("invocation_script", job.invocation_script)):
         if text is None or "${" not in text:
             continue
         for beginning in _BEGINNING.finditer(text):
-            found = _REFERENCE.match(text, beginning.start())
+            found = _WRITTEN.match(text, beginning.start())
             if found is None:
                 said = text[beginning.start() :].split("}")[0].split("\n")[0] + "}"
                 raise SpecError(
@@ -262,7 +281,7 @@ def _references(job: JobRecord) -> Iterator[tuple[str, str, str, str]]:
                     "${files.output.NAME}, ${user_data.input.NAME} or ${user_data.output.NAME}",
                     where=f"job {quote(job.name)}: {field}",
                 )
-            yield field, found[1], found[2], found[3]
+            yield _Reference(field, found[1], found[2], found[3])
 
 
 def _wait_for_makers(waits: dict[int, None], wanted: Iterable[str], makers: Mapping[str, int]) -> None:
@@ -276,9 +295,7 @@ def with_paths(text: str, section: str, paths: Mapping[str, str]) -> str:
     """A command with the paths in place of its references to files, or to user data."""
     if "${" not in text:
         return text
-    return _REFERENCE.sub(
-        lambda match: paths[match[3]] if match[1] == section and match[3] in paths else match[0], text
-    )
+    return _WRITTEN.sub(lambda match: paths[match[3]] if match[1] == section and match[3] in paths else match[0], text)
 
 
 def unproduced(jobs: Iterable[Job]) -> dict[str, str]:

@@ -90,9 +90,8 @@ class Template:
         Raises SpecError where one cannot be written as is asked for.
         """
         clean = re.escape if escaped else str
-        return "".join(
-            part if isinstance(part, str) else clean(_written(values[part[0]], *part)) for part in self._parts
-        )
+        written = [part if isinstance(part, str) else clean(_written(values[part[0]], *part)) for part in self._parts]
+        return "".join(written)
 
 
 def compile_template(text: str, names: Collection[str]) -> Template:
