@@ -31,6 +31,7 @@ COMMANDS = {
     "logs": ("logs", "logs"),
     "user-data": ("userdata", "user_data"),
     "wait": ("wait", "wait"),
+    "watch": ("watch", "watch"),
     "cancel": ("change", "cancel"),
     "hold": ("change", "hold"),
     "release": ("change", "release"),

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, Unpack
 
 import msgspec
 
-from torc_spool import actions, changes, mend, reinitialize, remedies, repair, report, userdata, waiting
+from torc_spool import actions, changes, mend, reinitialize, remedies, repair, report, userdata, waiting, watching
 from torc_spool import spec as specs
 from torc_spool import spool as spools
 from torc_spool.building import Job, Workflow
@@ -295,6 +295,29 @@ class SubmittedWorkflow:
         terms = remedies.Terms(memory_multiplier, runtime_multiplier, max_retries, retry_unknown)
         store = self._open(to_change=not dry_run)
         return [case.row() for case in mend.recover(store, terms, dry_run=dry_run).cases]
+
+    def watch(
+        self,
+        *,
+        recover: bool = False,
+        memory_multiplier: float = remedies.MEMORY_MULTIPLIER,
+        runtime_multiplier: float = remedies.RUNTIME_MULTIPLIER,
+        max_retries: int = remedies.MAX_RETRIES,
+        retry_unknown: bool = False,
+        num_hpc_jobs: int = 1,
+        timeout: float | None = None,
+        poll: float = watching.LONGEST_POLL_S,
+        tell: Callable[[str], None] = LOGGER.info,
+    ) -> Row:
+        """What `torc-spool -f json watch` shows, once every job has an outcome, or after `timeout` seconds.
+
+        With `recover`, what ran out of memory or time is helped on the way, and nodes are asked for when none are left.
+        """
+        terms = remedies.Terms(memory_multiplier, runtime_multiplier, max_retries, retry_unknown)
+        help_with = watching.Help(terms, num_hpc_jobs) if recover else None
+        store = self._open(to_change=recover)
+        seen = watching.watch(store, self.spool.path, help_with=help_with, poll_s=poll, timeout_s=timeout, tell=tell)
+        return watching.rows(seen)
 
     def delete(self, *, force: bool = False) -> None:
         """Remove it with its results and its output. Refuses while runners may live, unless forced."""

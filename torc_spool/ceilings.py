@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torc_spool import allocation, sbatch
 from torc_spool.errors import SpecError
-from torc_spool.model import MIB, RunnerRecord
+from torc_spool.model import MIB, Needs, RunnerRecord
 
 START_S = 30  # what an allocation is worn away by before its runner claims anything
 _UNITS = {"k": 1 / 1024, "": 1.0, "m": 1.0, "g": 1024.0, "t": 1024.0**2}  # of Slurm's, in MiB
@@ -26,6 +26,11 @@ class Ceilings(NamedTuple):
 
     memory: Ceiling = Ceiling()
     runtime: Ceiling = Ceiling()
+
+    def gives(self, needs: Needs) -> bool:
+        """Whether it is enough, as far as that is known."""
+        memory = self.memory.most is None or needs.memory_mib * MIB <= self.memory.most
+        return memory and (self.runtime.most is None or needs.runtime_s <= self.runtime.most)
 
 
 def of_job(

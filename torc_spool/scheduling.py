@@ -28,10 +28,14 @@ def key(store: Store, name: ActionName) -> str:
 
     The same for all who perform it in turn, and another for each runner where each performs it.
     """
+    return f"{tag(store)}-a{name.number}.{name.performance or name.runner}"
+
+
+def tag(store: Store) -> str:
+    """What tells this workflow from others of its number, in other spools."""
     workflow = store.workflow
     submit = f"{workflow.id} {workflow.submitted!r} {workflow.submitted_on} {workflow.cwd}"
-    tag = hashlib.sha256(submit.encode(errors="surrogateescape")).hexdigest()[:8]
-    return f"{tag}-a{name.number}.{name.performance or name.runner}"
+    return hashlib.sha256(submit.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def perform(
@@ -55,9 +59,19 @@ def perform(
         max_parallel_jobs=action.max_parallel_jobs,
     )
     prepared = allocations.prepare(store, wish, program or allocations.program(), mark)
+    ask_for(store, prepared, action.num_allocations, again=again, tell=tell)
+
+
+def ask_for(
+    store: Store, prepared: allocations.Prepared, count: int, *, again: bool, tell: Callable[[Allocation], None]
+) -> None:
+    """Ask for so many allocations of one key, less those that are recorded, or (`again`) that Slurm has already.
+
+    Raises SlurmError, StorageError: those that were told have been submitted nevertheless.
+    """
 
     def missing() -> int:
-        return action.num_allocations - sum(each.key == prepared.launch.key for each in allocations.recorded(store))
+        return count - sum(each.key == prepared.launch.key for each in allocations.recorded(store))
 
     def take_in() -> None:
         known = {each.job_id for each in allocations.recorded(store)}
