@@ -86,6 +86,11 @@ def _time_limit(text: str | None) -> int | None:
     metavar="SECONDS",
     help="Stay so long with nothing to do, for jobs that may come.  [default: 0; in Slurm what the spec says]",
 )
+@click.option(
+    "--leave-to-others",
+    is_flag=True,
+    help="Return 0 in place of 3 where all jobs that are left are bound to other schedulers, run elsewhere, or wait.",
+)
 @click.option("--no-limit-resources", is_flag=True, help="Do not end jobs that exceed their stated needs.")
 @click.option(
     "--grace",
@@ -118,6 +123,7 @@ def run(
     time_limit: str | None,
     output_dir: str | None,
     wait_for_new_jobs: float | None,
+    leave_to_others: bool,
     no_limit_resources: bool,
     grace: float,
     lease: float | None,
@@ -155,6 +161,7 @@ def run(
         end_reason=limit.reason,
         walltime_s=limit.walltime_s,
         grace_s=grace,
+        leave_to_others=leave_to_others,
         limit_resources=not no_limit_resources,
         output_dir=output_dir,
         wait_for_new_jobs_s=allocation.patience(settings) if wait_for_new_jobs is None else wait_for_new_jobs,

@@ -74,7 +74,8 @@ def allocation_options(function: F) -> F:
             default=10.0,
             show_default=True,
             metavar="SECONDS",
-            help="From SIGTERM to SIGKILL, for a job that has to end with the allocation.",
+            help="From SIGTERM to SIGKILL, for a job that has to end with the allocation; Slurm announces that end "
+            "so long, and 30 s, before.",
         ),
         click.option(
             "--wait-for-new-jobs",
@@ -216,10 +217,7 @@ def schedule_nodes(
                     "allocations": submitted,
                 }
             )
-    say(
-        f"submitted {_counted(num_hpc_jobs, prepared)}; "
-        f"see squeue --me, and {command(spool.path, f'status {workflow_id}')}"
-    )
+    say(f"submitted {_counted(num_hpc_jobs, prepared)}; see {command(spool.path, f'slurm status {workflow_id}')}")
 
 
 def _refuse_beside_actions(context: click.Context) -> None:

@@ -220,8 +220,8 @@ def submit_slurm(
             row = {"id": workflow_id, "name": made.spec.name, "jobs": len(made.spec.jobs)}
             show_json({**row, "plan": rows, "allocations": submitted})
     plural = "" if len(submitted) == 1 else "s"
-    see = command(spool.path, f"status {workflow_id}")
-    say(f"submitted {len(submitted)} allocation{plural}; see squeue --me, and {see}")
+    see = command(spool.path, f"slurm status {workflow_id}")
+    say(f"submitted {len(submitted)} allocation{plural}; see {see}")
 
 
 def _show_dry_run(state: State, made: Generated, output_dir: str | None) -> None:

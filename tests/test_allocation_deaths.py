@@ -191,6 +191,7 @@ def test_allocations_that_only_runners_tell_of_are_shown(lab: Lab, site: Site) -
     (row,) = lab.torc("slurm", "status", 1, "-f", "json").json
     assert (row["job_id"], row["state"], row["nodes"], row["time_left_s"]) == ("80", "RUNNING", "n7", 86409)
     assert (row["runners"], row["jobs"]["running"]) == ([{"name": runner, "state": "alive"}], 1)
+    assert len(site.called("squeue")) == 1
     assert "24:00:09" in lab.torc("slurm", "status", 1).stdout
 
 

@@ -632,6 +632,24 @@ def test_a_runner_waits_for_what_a_job_in_other_hands_may_release(lab: Lab) -> N
     lab.check()
 
 
+@pytest.mark.parametrize(
+    ("job", "code"),
+    [({"scheduler": "gpu"}, 0), ({"resource_requirements": "large"}, 3)],
+    ids=["others may run it", "nobody else does"],
+)
+def test_what_is_left_to_others_is_no_failure_to_slurm(lab: Lab, job: dict[str, str], code: int) -> None:
+    lab.submit(
+        "true",
+        {"name": "left", **job},
+        {"name": "last", "depends_on": ["left"]},
+        resource_requirements=[{"name": "large", "num_cpus": 3}],
+        slurm_schedulers=[{"name": "gpu"}],
+    )
+    done = lab.run(1, "--num-cpus", 2, "--leave-to-others", code=code)
+    assert "left: job left" in done.stderr
+    assert "left: job last waits for left" in done.stderr
+
+
 def test_a_runner_that_waits_takes_over_from_one_that_dies(lab: Lab) -> None:
     gate = lab.gate()
     lab.submit(job("first", gate.wait), job("second", depends_on=["first"]))

@@ -46,7 +46,7 @@ def test_the_script_of_a_scheduler() -> None:
         "extra": "--constraint=haswell --exclusive",
     }
     options = sbatch.options(scheduler, {"qos": "high", "mail-user": "me@example.com"})
-    launch = LAUNCH._replace(runner_options=["--max-parallel-jobs", "8"])
+    launch = LAUNCH._replace(runner_options=["-p", "8"])
     assert sbatch.script(options, launch) == (
         """#!/bin/bash
 #SBATCH --job-name=torc-spool-7-gpu
@@ -71,7 +71,7 @@ def test_the_script_of_a_scheduler() -> None:
 
 trap '' USR1  # "your time is ending": the runner heeds it, and may not be there yet when it comes
 unset SLURM_EXPORT_ENV  # --export is for this script, not for every srun in it
-exec /opt/env/bin/torc-spool --spool /data/spool run 7 --scheduler gpu --grace 10 --max-parallel-jobs 8
+exec /opt/env/bin/torc-spool --spool /data/spool run 7 --scheduler gpu --grace 10 --leave-to-others -p 8
 """
     )
 

@@ -71,7 +71,10 @@ def test_allocations_are_submitted_and_remembered(lab: Lab, site: Site) -> None:
     first, second = site.called("sbatch", "stdin")
     assert first == second
     assert "#SBATCH --qos=high\n" in first
-    assert f"exec {cliutil.PROGRAMS}/torc-spool --spool {lab.spool} run 1 --scheduler small --grace 10\n" in first
+    assert (
+        f"exec {cliutil.PROGRAMS}/torc-spool --spool {lab.spool} run 1 --scheduler small --grace 10 --leave-to-others\n"
+        in first
+    )
     assert lab.ls("slurm") == ["101.json", "102.json"]
     found = allocations.recorded(lab.store())
     assert [each.job_id for each in found] == ["101", "102"]

@@ -107,6 +107,13 @@ def test_the_partition_that_fits_with_the_least_waste(needs: dict[str, Any], nam
     assert slurmplan.choose(wanted(**needs), SITE).name == name
 
 
+@pytest.mark.parametrize(("memory", "name"), [(GIB, "short"), (600 * GIB, "highmem")])
+def test_large_nodes_are_left_to_those_who_need_them_although_their_limit_is_shorter(memory: int, name: str) -> None:
+    highmem = SHORT._replace(name="highmem", memory_mib=1 << 20, max_walltime_s=2 * HOUR, is_default=False)
+    job = wanted(num_cpus=4, memory_bytes=memory, runtime_s=HOUR)
+    assert slurmplan.choose(job, [*SITE, highmem]).name == name
+
+
 def test_no_partition_fits() -> None:
     with pytest.raises(SpecError) as caught:
         slurmplan.choose(wanted(num_cpus=100, memory_bytes=GIB, runtime_s=HOUR), SITE)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from torc_spool import allocations, naming, recovery, report, sbatch, squeue
-from torc_spool.errors import SlurmError, SpecError
-from torc_spool.model import Allocation, Status
+from torc_spool import allocations, evidence, fsops, naming, recovery, report, sbatch, squeue
+from torc_spool.errors import SlurmError, SpecError, StorageError
+from torc_spool.model import Allocation, RunnerRecord, Status
 from torc_spool.report import Row
 from torc_spool.squeue import UNKNOWN, Inquiry, Number, Seen
 from torc_spool.store import Store
@@ -19,7 +20,10 @@ def status(store: Store, inquiry: Inquiry | None = None) -> tuple[list[Row], Slu
     """A row for each allocation that was asked for, or that a runner was in; and why Slurm told nothing."""
     inquiry = inquiry or Inquiry()
     recorded = {allocation.job_id: allocation for allocation in allocations.recorded(store)}
-    owners = [*recovery.scan(store), *recovery.taken_owners(store)]
+    wanted = {_number(each, []) for each in recorded.values()}
+    wanted |= {found for each in _records(store) if (found := evidence.number(each)) is not None}
+    inquiry.about(wanted)  # one call for all, that the scan asks no more
+    owners = [*recovery.scan(store, inquiry=inquiry), *recovery.taken_owners(store)]
     runners: dict[str, list[recovery.Owner]] = {job_id: [] for job_id in recorded}
     for owner in owners:
         if owner.record is not None and owner.record.kind == "runner" and owner.record.slurm_job_id is not None:
@@ -32,6 +36,16 @@ def status(store: Store, inquiry: Inquiry | None = None) -> tuple[list[Row], Slu
         for job_id, number in numbers.items()
     ]
     return rows, inquiry.trouble
+
+
+def _records(store: Store) -> Iterator[RunnerRecord]:
+    for name in filter(naming.is_runner, fsops.names(store.layout.runners)):
+        try:
+            record = store.runner_record(store.layout.runner(name))
+        except StorageError:
+            continue
+        if record is not None:
+            yield record
 
 
 def _number(allocation: Allocation | None, runners: list[recovery.Owner]) -> Number:

@@ -28,6 +28,7 @@ class Options(NamedTuple):
     limit_resources: bool = True
     output_dir: str | None = None
     wait_for_new_jobs_s: float = 0.0
+    leave_to_others: bool = False  # whether it is well that jobs are left that are others' to run
     lease_s: float = lease.DEFAULT_S  # silent for so long it is dead for others; `lease.check` says what can be kept
 
 

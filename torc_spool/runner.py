@@ -512,8 +512,10 @@ class Runner:
         elif not served.store.exists():
             self._leave_deleted(served)
         else:
-            self._left += [(served.id, left) for left in served.left(self.slots.offer(self._seconds_left()))]
-            self._leave(served, errors.EXIT_JOBS_LEFT)
+            left = served.left(self.slots.offer(self._seconds_left()))
+            self._left += [(served.id, each) for each in left]
+            is_well = self.options.leave_to_others and all(each.is_others for each in left)
+            self._leave(served, errors.EXIT_OK if is_well else errors.EXIT_JOBS_LEFT)
 
     # -- the end --------------------------------------------------------------------------------------------
 

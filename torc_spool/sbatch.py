@@ -148,7 +148,8 @@ def script(asked: Options, launch: Launch) -> str:
         **{name: value for name, value in asked.items() if name != "comment"},
     }
     words = [*launch.program, "--spool", launch.spool, "run", str(launch.workflow_id)]
-    words += ["--scheduler", launch.scheduler, "--grace", f"{launch.grace_s:g}", *launch.runner_options]
+    words += ["--scheduler", launch.scheduler, "--grace", f"{launch.grace_s:g}", "--leave-to-others"]
+    words += launch.runner_options
     runner = shlex.join(words)
     if launch.one_runner_per_node:
         start = _on_each_node(f"{runner} --num-nodes 1", walltime(asked["time"] or ""))

@@ -40,6 +40,7 @@ class Left(NamedTuple):
     id: int
     name: str
     reason: str
+    is_others: bool = False  # others run it, or may, or it waits for such
 
 
 class Served:
@@ -365,8 +366,9 @@ class Served:
             job: name for job, name in names.items() if job not in snapshot or snapshot[job].status not in OUTCOMES
         }
         left = [
-            Left(job, name, self._why_left(job, snapshot.get(job), offer, owners, open_jobs))
+            Left(job, name, self._why_left(job, place, offer, owners, open_jobs), self._is_others(place, owners))
             for job, name in open_jobs.items()
+            for place in [snapshot.get(job)]
         ]
         return sorted(left, key=lambda item: (item.reason.startswith("waits for"), item.id))
 
@@ -393,6 +395,14 @@ class Served:
         state = owners.get(owner, "ended")
         hint = "" if state == "alive" else f"; if it is dead: torc-spool recover {self.id} --dead {owner}"
         return f"is {place.status} in the hands of runner {owner} ({state}){hint}"
+
+    def _is_others(self, place: Place | None, owners: dict[str, str]) -> bool:
+        """Of one that waits that says nothing of what it waits for, which is left too."""
+        if place is None or place.status is Status.HELD:
+            return False
+        if place.status is Status.READY:
+            return self._directories is not None and place.detail not in self._directories
+        return place.status is Status.BLOCKED or owners.get(place.detail or "") == "alive"
 
     def _why_ready(self, place: Place, offer: Offer) -> str:
         if self._directories is not None and place.detail not in self._directories:

@@ -25,6 +25,7 @@ _HINTS = (
     ("node count", "ask for fewer nodes: `nodes` of the scheduler"),
     ("memory", "ask for less: `mem` of the scheduler"),
     ("generic resource", "see sinfo -o '%P %G' for what there is: `gres` of the scheduler"),
+    ("feature", "no node has it: see sinfo -o '%P %f' for what there is: `constraint` of the scheduler"),
     ("qos", "name another: `qos` of the scheduler"),
     ("job submit limit", "ask for fewer allocations: --num-hpc-jobs"),
     ("option", "no such option: look at the scheduler, at its `extra` and at slurm_defaults"),

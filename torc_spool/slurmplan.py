@@ -117,12 +117,14 @@ def choose(job: Wanted, partitions: Sequence[Partition], room_s: int = ROOM_S) -
     if not fitting:
         raise SpecError(_no_fit(job, partitions, room_s), where=f"job {quote(job.name)}")
     stated = job.resources.runtime_s is not None
+    least_mib = min((each.memory_mib for each in fitting if each.memory_mib is not None), default=math.inf)
 
     def waste(each: Partition) -> tuple[object, ...]:
         limit = math.inf if each.max_walltime_s is None else each.max_walltime_s
         usual = not each.is_default
-        time = (limit, usual) if stated else (usual, -limit)
         memory = math.inf if each.memory_mib is None else each.memory_mib
+        is_large = each.memory_mib is not None and each.memory_mib > 2 * least_mib  # kept for those that need it
+        time = (is_large, limit, usual) if stated else (usual, is_large, -limit)
         needless = each.gpus_per_node if not job.resources.num_gpus else 0
         return (needless > 0, *time, each.gpus_per_node, memory, each.cpus_per_node, each.name)
 
