@@ -560,6 +560,40 @@ def test_user_data_have_files_of_their_own(given_names: list[str]) -> None:
     assert all(file.endswith(".json") and "/" not in file and not file.startswith(".") for file in files.values())
 
 
+# -- variables ------------------------------------------------------------------------------------------------------
+
+
+def test_variables_stand_in_every_text() -> None:
+    spec = read(
+        row("j_{i}", command="run {root} {i} ${root} {other}", parameters={"i": "1:2"}, output_files=["{kind}_{i}"]),
+        name="of_{kind}",
+        variables={"root": "/r", "kind": "part", "who": "me", "level": 3},
+        env={"ROOT": "{root}/{level:02d}"},
+        files=[{"name": "{kind}_{i}", "path": "{root}/{i}", "parameters": {"i": "1:2"}}],
+        slurm_schedulers=[{"name": "gpu", "account": "{who}"}],
+        actions=[action(commands=["ls {root}"])],
+    )
+    assert (spec.name, names(spec)) == ("of_part", ["j_1", "j_2"])
+    assert spec.jobs[0].command == "run /r 1 ${root} {other}"
+    assert spec.jobs[1].output_files == ("/r/2",)
+    assert spec.env == {"ROOT": "/r/03"}
+    assert spec.schedulers[0]["account"] == "me"
+    assert spec.actions[0].commands == ("ls /r",)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"i": "x"}, "variables: 'i': is the name of a parameter too"),
+        ({"x": ["a"]}, "variables: 'x': must be text, got a list"),
+        ({"x": True}, "variables: 'x': must be text, got true; put it in quotes"),
+        ("x", "variables: must be a mapping of names to text"),
+    ],
+)
+def test_variables_that_are_refused(variables: Any, expected: str) -> None:
+    assert expected in refused(row("j_{i}", parameters={"i": "1:2"}), variables=variables)
+
+
 # -- JSON5 ---------------------------------------------------------------------------------------------------------
 
 JSON5 = "{ // a comment\n name: 'w', jobs: [{name: 'a', command: 'true', priority: +5,},], }"

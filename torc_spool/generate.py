@@ -18,7 +18,7 @@ from torc_spool.plan import plan as stages_of
 from torc_spool.quantities import format_duration
 from torc_spool.siteprofile import Partition
 from torc_spool.slurmplan import Group, Terms, Wanted, slurm_time
-from torc_spool.specexpand import expand
+from torc_spool.specexpand import expand, with_variables
 from torc_spool.specfile import read_document
 from torc_spool.specread import read_record
 from torc_spool.specrecords import JobRecord
@@ -54,7 +54,7 @@ def generate(
 ) -> Generated:
     """`overwrite` replaces schedulers, schedule_nodes actions, and jobs' schedulers. Raises SpecError, UsageError."""
     parsed = spec.parse(content, source)
-    document: dict[str, Any] = copy.deepcopy(read_document(content, source))
+    document: dict[str, Any] = copy.deepcopy(with_variables(read_document(content, source)))
     try:
         _clear(document, overwrite=overwrite)
         room_s = max(terms.room_s, (document.get("compute_node_expiration_buffer_seconds") or 0) + _LEAD_S)

@@ -17,7 +17,7 @@ from torc_spool.errors import SpecError
 from torc_spool.model import Job, Resources, Stdio, WorkflowSpec
 from torc_spool.quantities import MAX_RUNTIME_S, parse_duration, parse_memory
 from torc_spool.specactions import read_actions
-from torc_spool.specexpand import check_shared
+from torc_spool.specexpand import check_shared, with_variables
 from torc_spool.specjobs import Shared, read_files, read_jobs, read_user_data
 from torc_spool.specnotes import kept, notes
 from torc_spool.specparts import (
@@ -107,7 +107,7 @@ def _commands(lines: Iterable[str]) -> Iterator[str]:
 def _workflow(document: Any) -> WorkflowSpec:
     if document is None:
         raise SpecError("is empty; a workflow has at least a name and jobs")
-    record = read_record(WorkflowRecord, document, lambda: None)
+    record = read_record(WorkflowRecord, with_variables(document), lambda: None)
     _check_head(record)
     check_shared(record.parameters)
     requirements = read_requirements(record.resource_requirements)

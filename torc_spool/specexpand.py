@@ -5,12 +5,12 @@ Only the lists of dependencies and files may differ among those that become one:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from torc_spool.complaints import check_name, join_where, listed, place, quote, refuse_unknown
+from torc_spool.complaints import check_name, join_where, listed, place, quote, refuse_unknown, show
 from torc_spool.errors import SpecError
 from torc_spool.parameters import compile_template, expansions, substitute_data
 from torc_spool.specrecords import Parameterised
@@ -60,6 +60,36 @@ class _United:
             elif value != own:
                 return name
         return None
+
+
+def with_variables(document: Any) -> Any:
+    """A file with the values of its `variables` where `{name}` stands in a text of it, and without these: constants,
+    of which nothing becomes several. Raises SpecError."""
+    given = document.get("variables") if isinstance(document, dict) else None
+    if not given:
+        return document
+    if not isinstance(given, dict):
+        raise SpecError(f"must be a mapping of names to text, got {show(given)}", where="variables")
+    rest = {field: value for field, value in document.items() if field != "variables"}
+    parameters = set().union(*_names_of_parameters(rest))
+    values = {}
+    for name, value in given.items():
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise SpecError(f"must be text, got {show(value)}; put it in quotes", where=f"variables: {quote(name)}")
+        if name in parameters:
+            raise SpecError("is the name of a parameter too; rename one of them", where=f"variables: {quote(name)}")
+        values[name] = value
+    return substitute_data(rest, values)
+
+
+def _names_of_parameters(document: Mapping[str, Any]) -> Iterator[Collection[str]]:
+    """Its own, and those of each item; what is none of these the reader complains about."""
+    sections = (document.get(section) for section in ("jobs", "files", "user_data"))
+    items = (item for section in sections if isinstance(section, list) for item in section)
+    for holder in (document, *items):
+        parameters = holder.get("parameters") if isinstance(holder, dict) else None
+        if isinstance(parameters, dict):
+            yield parameters
 
 
 def check_shared(parameters: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ Rules = Annotated[list[Any], Meta(description="a list whose items begin with `- 
 Actions = Annotated[list[Any], Meta(description="a list whose items begin with `- trigger_type:`")]
 Parameters = Annotated[dict[str, Any], Meta(description='a mapping such as {i: "1:100"}')]
 Variables = Annotated[dict[str, Any], Meta(description="a mapping of variables to text such as {OMP_NUM_THREADS: '4'}")]
+Constants = Annotated[dict[str, Any], Meta(description="a mapping of names to text such as {root: /scratch}")]
 Mapping = Annotated[dict[str, Any], Meta(description="a mapping")]
 Output = Annotated[str | dict[str, Any], Meta(description="a mode such as combined, or a mapping such as {mode: none}")]
 Anything = Annotated[Any, Meta(description="any value")]
@@ -87,6 +88,7 @@ class WorkflowRecord(SpecRecord, frozen=True, kw_only=True):
     user: Text | None = None
     project: Text | None = None
     metadata: Anything | None = None
+    variables: Constants = {}  # which the text of all other fields has before they are read
     parameters: Parameters = {}
     files: Records = []
     user_data: Records = []
