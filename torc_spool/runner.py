@@ -22,7 +22,8 @@ from torc_spool.options import WALLTIME_END, Stage
 from torc_spool.options import Options as Options
 from torc_spool.options import Result as Result
 from torc_spool.pace import Pace
-from torc_spool.performing import Performer, Performers
+from torc_spool.performers import Performers
+from torc_spool.performing import Performer
 from torc_spool.served import Left, Served, serve_directories
 from torc_spool.slots import Slots
 from torc_spool.spool import Spool
