@@ -588,10 +588,11 @@ def test_variables_stand_in_every_text() -> None:
         ({"x": ["a"]}, "variables: 'x': must be text, got a list"),
         ({"x": True}, "variables: 'x': must be text, got true; put it in quotes"),
         ("x", "variables: must be a mapping of names to text"),
+        ({"x": "text"}, "jobs: item 'j_{i}': {x:d} does not suit the text 'text'"),
     ],
 )
 def test_variables_that_are_refused(variables: Any, expected: str) -> None:
-    assert expected in refused(row("j_{i}", parameters={"i": "1:2"}), variables=variables)
+    assert expected in refused(row("j_{i}", command="{x:d}", parameters={"i": "1:2"}), variables=variables)
 
 
 # -- JSON5 ---------------------------------------------------------------------------------------------------------

@@ -74,12 +74,24 @@ def with_variables(document: Any) -> Any:
     parameters = set().union(*_names_of_parameters(rest))
     values = {}
     for name, value in given.items():
+        if value is None:
+            continue
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise SpecError(f"must be text, got {show(value)}; put it in quotes", where=f"variables: {quote(name)}")
         if name in parameters:
             raise SpecError("is the name of a parameter too; rename one of them", where=f"variables: {quote(name)}")
         values[name] = value
-    return substitute_data(rest, values)
+    return {field: _with_values(value, values, field) for field, value in rest.items()}
+
+
+def _with_values(data: Any, values: Mapping[str, Any], where: str) -> Any:
+    if isinstance(data, list):
+        items = enumerate(data, start=1)
+        return [_with_values(item, values, join_where(where, place("item", number, item))) for number, item in items]
+    try:
+        return substitute_data(data, values)
+    except SpecError as error:
+        raise SpecError(error.message, where=where) from error
 
 
 def _names_of_parameters(document: Mapping[str, Any]) -> Iterator[Collection[str]]:
