@@ -361,8 +361,24 @@ def test_a_job_that_was_stopped_with_its_runner_has_neither_failed_nor_completed
 
     ending = spooltools.in_child(prepare, lambda made: made.run())
     assert ending.how == "done", ending.text
-    row = lab.jobs()["j"]
-    assert (row["status"], row["reason"]) == ("terminated", "the runner was stopped by SIGTERM")
+    if not in_allocation:
+        row = lab.jobs()["j"]
+        assert (row["status"], row["reason"]) == ("terminated", "the runner was stopped by SIGTERM")
+        return
+    lab.torc("recover", 1)
+    row = lab.job("j")
+    assert (row["status"], row["attempt"]) == ("ready", 2)
+    assert [attempt["outcome"] for attempt in row["attempts"]] == [None]
+
+
+def test_whom_slurm_stops_at_the_walltime_terminates_its_jobs(lab: Lab) -> None:
+    gate = lab.gate()
+    lab.submit(gate.wait)
+    runner = lab.start("run", 1, env=in_allocation(58, SLURMD_NODENAME="n1"))
+    gate.await_jobs("j1")
+    runner.signal(signal.SIGTERM)
+    runner.wait(4)
+    assert lab.job("j1")["reason"] == "the walltime of the allocation ended"
 
 
 def test_a_job_that_fails_in_an_allocation_has_failed_all_the_same(lab: Lab) -> None:

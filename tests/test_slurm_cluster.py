@@ -133,7 +133,8 @@ def test_each_node_of_an_allocation_has_a_runner(lab: Lab, cluster: Cluster) -> 
     cluster("scancel", number)
     cluster.await_end(number)
     assert (lab.cwd / "saved").exists()
-    assert [lab.states()[name] for name in "cd"] == ["terminated", "terminated"]
+    lab.torc("recover", 1)
+    assert [(lab.job(name)["status"], lab.job(name)["attempt"]) for name in "cd"] == [("ready", 2), ("ready", 2)]
     lab.check()
 
 

@@ -30,6 +30,7 @@ class Ending(NamedTuple):
     return_code: int | None = None  # None: what the process returned
     at_once: bool = False  # SIGKILL without a notice
     is_handled: bool = False  # whether the job's failure handler may have it run again
+    is_left: bool = False  # whether nothing is recorded: who takes the runner's work back has the job run again
     cause: str | None = None  # a word of `causes`
 
 

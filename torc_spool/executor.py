@@ -285,6 +285,10 @@ class Executor:
         served, _ = self._of[id(execution)]
         attempt = execution.attempt
         assert attempt is not None
+        if execution.ending is not None and execution.ending.is_left:
+            del self._of[id(execution)]
+            self._tell(f"left: job {execution.job.name} (attempt {attempt.attempt}): {attempt.reason}; it is run again")
+            return
         try:
             came = recording.record(served.owner(), execution, attempt)
         except StorageError as error:
@@ -383,12 +387,14 @@ class Executor:
             if mine and Cause(execution.name.id, execution.name.attempt) in wishes:
                 execution.end(Ending(Status.CANCELED, "canceled by request"), self.grace_s)
 
-    def end_all(self, reason: str, *, spare: bool = False) -> None:
+    def end_all(self, reason: str, *, spare: bool = False, leave: bool = False) -> None:
         """Give every job its notice; those without a process go back to ready.
 
         `spare`: only those that support termination; the others run on until this is called without it.
+        `leave`: record nothing of those that end because of this, for a recovery has them run again.
         """
-        self._ending, self._sparing = Ending(Status.TERMINATED, reason, cause=causes.RUNNER_ENDED), spare
+        self._ending = Ending(Status.TERMINATED, reason, cause=causes.RUNNER_ENDED, is_left=leave)
+        self._sparing = spare
         self.gives_back = True
         self._give_up_at = time.monotonic() + self.grace_s + 2 * RECORD_RETRY_S
         for execution in [*self._under_way(), *([] if spare else self._doubtful)]:

@@ -33,6 +33,7 @@ from torc_spool.wakeup import NOTICE, Wakeup
 TROUBLES = 3  # so many times an idle runner tries again what the filesystem refuses
 TROUBLE_PAUSE_S = 5.0
 COMPLAINT_S = 60.0
+WALLTIME_ABOUT_S = 60.0  # Slurm's clock strikes every half a minute
 LAST_S = 10.0  # before the end of the allocation all is over: what is recorded then takes its time
 LOCAL_POLL_S = 60.0  # file events tell of most things
 NETWORK_POLL_S = 30.0  # they do not cross hosts
@@ -57,11 +58,12 @@ class Runner:
         self._tell, self._progress = tell, progress
         self.name = actors.new_name()
         self.slots = Slots(options.capacity, max_parallel_jobs=options.max_parallel_jobs)
+        self._in_allocation = evidence.life()["slurm_node"] is not None
         self.executor = Executor(
             self.slots,
             grace_s=options.grace_s,
             limit_resources=options.limit_resources,
-            in_allocation=evidence.life()["slurm_node"] is not None,
+            in_allocation=self._in_allocation,
             tell=tell,
             complain=self._complain,
             wake=self._wake,
@@ -360,10 +362,24 @@ class Runner:
             name = signal.Signals(number).name
             if self._stage in (Stage.CLAIMING, Stage.FINISHING) or self._spared_until < math.inf:
                 self._tell(f"{name}: jobs have {self.options.grace_s:g} s to end; once more to end at once")
-                self._end_jobs(f"the runner was stopped by {name}")
+                self._be_stopped(number, name)
             else:
                 self._stage = Stage.KILLING
                 self.executor.kill_all()
+
+    def _be_stopped(self, number: int, name: str) -> None:
+        """With SIGTERM Slurm ends an allocation: at the walltime, or because somebody took it away."""
+        self._spared_until = math.inf
+        if number != signal.SIGTERM or not self._in_allocation:
+            self._stop_jobs(f"the runner was stopped by {name}")
+        elif abs(self._walltime_at - time.monotonic()) < WALLTIME_ABOUT_S:
+            self._stop_jobs(WALLTIME_END)
+        else:
+            self._stop_jobs("its allocation was stopped", leave=True)
+
+    def _stop_jobs(self, reason: str, *, leave: bool = False) -> None:
+        self._stage = Stage.ENDING
+        self.executor.end_all(reason, leave=leave)
 
     def _obey_last_wishes(self) -> None:
         """Who cancels a workflow cancels its allocations too: its jobs end as canceled."""
