@@ -77,11 +77,13 @@ def candidate(store: Store, wanted: WorkflowSpec, verbatim: Verbatim) -> Candida
 
 
 def _check_names(had: Collection[str], given: Collection[str]) -> None:
-    for names, words in ((set(given) - set(had), "is not among"), (set(had) - set(given), "is missing from")):
+    for names, words in (
+        (set(given) - set(had), "is not among the jobs that were submitted"),
+        (set(had) - set(given), "is missing from the specification"),
+    ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            what = "the jobs that were submitted" if words == "is not among" else "the specification"
-            raise UsageError(f"job {min(names)!r}{more} {words} {what}, whose set cannot change; {_SUBMIT}")
+            raise UsageError(f"job {min(names)!r}{more} {words}; which jobs there are cannot change; {_SUBMIT}")
 
 
 def _check_job(record: Job, job: Job, own_names: dict[int, str], names: dict[int, str]) -> None:
