@@ -154,7 +154,8 @@ def test_a_specification_with_other_jobs_is_refused_in_one_sentence(lab: Lab) ->
     before = {path: path.read_bytes() for path in lab.root().rglob("*") if path.is_file()}
     refused = lab.torc("reinitialize", 1, lab.spec("true", "true"), code=2)
     assert refused.sentence() == (
-        "job 'j2' is not among the jobs that were submitted; which jobs there are cannot change; submit it as a new workflow"
+        "job 'j2' is not among the jobs that were submitted; which jobs there are cannot change; "
+        "submit it as a new workflow"
     )
     after = {path: path.read_bytes() for path in lab.root().rglob("*") if path.is_file()}
     assert after == before
