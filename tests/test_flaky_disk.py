@@ -93,6 +93,22 @@ def refuse(chance: random.Random, before: float, after: float) -> Callable[[], N
     return trouble
 
 
+def refuse_each_once(error: int) -> Callable[[], None]:
+    """Every call, the first time that it is made for a path."""
+
+    def trouble() -> None:
+        seen: set[tuple[str, str]] = set()
+
+        def refused(operation: str, path: str) -> None:
+            if operation in (*OFTEN, "list", "utime", "output") and (operation, path) not in seen:
+                seen.add((operation, path))
+                raise OSError(error, "refused", path)
+
+        fsops.fault = refused
+
+    return trouble
+
+
 def words(path: Path) -> Counter[str]:
     return Counter(path.read_text().split())
 
@@ -108,13 +124,29 @@ def test_a_runner_on_a_flaky_disk_loses_no_result_and_does_nothing_twice(
     Spool(spool).submit(flow(chance), tools.VERBATIM, cwd=str(tmp_path))
     run_here(spool, refuse(chance, before, after))
     run_here(spool)
-    tree = tools.check_invariants(f"{spool}/1-test")
+    check(tmp_path)
+
+
+def check(base: Path) -> None:
+    tree = tools.check_invariants(f"{base}/spool/1-test")
     assert all(seen.status in OUTCOMES for (seen,) in tree.jobs.values())
     assert all(outcome is not None for (seen,) in tree.jobs.values() for _, outcome in seen.attempts), "none was lost"
     recorded = {f"{seen.content['name']}.{attempt}" for (seen,) in tree.jobs.values() for attempt, _ in seen.attempts}
-    assert words(tmp_path / "log") == dict.fromkeys(recorded, 1), "what ran is what is recorded"
-    assert words(tmp_path / "actions") == dict.fromkeys(("start", "complete", "end"), 1)
+    assert words(base / "log") == dict.fromkeys(recorded, 1), "what ran is what is recorded"
+    assert words(base / "actions") == dict.fromkeys(("start", "complete", "end"), 1)
     assert all(file.startswith("done/") for (file,) in tree.actions.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [errno.ESTALE, *ERRORS], ids=["ESTALE", "EIO", "ENOSPC", "EDQUOT"])
+def test_a_runner_that_is_refused_every_call_once_loses_no_result_and_does_nothing_twice(
+    tmp_path: Path, error: int
+) -> None:
+    spool = str(tmp_path / "spool")
+    Spool(spool).submit(flow(random.Random(7)), tools.VERBATIM, cwd=str(tmp_path))
+    run_here(spool, refuse_each_once(error))
+    run_here(spool)
+    check(tmp_path)
 
 
 def test_results_that_wait_for_the_disk_are_kept_when_what_follows_from_one_is_refused(tmp_path: Path) -> None:

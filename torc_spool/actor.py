@@ -6,6 +6,7 @@ nothing more.
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import time
@@ -144,7 +145,10 @@ class Actor:
             if target in self._own(self.running):
                 return target, name  # it was refused, and happened all the same
             raise
-        return (target, name) if target in self._own(self.running) else None
+        if target in self._own(self.running):
+            return target, name
+        self._check_gone(self.pending, filename)
+        return None
 
     def record_result(self, filename: str, content: Content, attempt: Attempt) -> bool:
         """f1, f2: the result is in the file. False when the file is gone by hand. Raises Fenced, StorageError."""
@@ -156,14 +160,19 @@ class Actor:
             return False
         # a reply was lost: if the result is not there it is written anew
         written = fsops.read(f"{self.running}/{filename}")
-        return (written is not None and written.data == data) or self._scratch.replace(filename, data)
+        if (written is not None and written.data == data) or self._scratch.replace(filename, data):
+            return True
+        self._check_gone(self.running, filename)
+        return False
 
     def record_lost(self, place: Place, content: Content, attempt: Attempt) -> bool:
         """f1, f2 for a job of one's own that did not run here. Raises Fenced, StorageError."""
         self.assure()
-        return fsops.replace(
-            self._owned(place.status), place.filename, with_attempt(content, attempt), self.store.file_mode
-        )
+        own, data = self._owned(place.status), with_attempt(content, attempt)
+        if fsops.replace(own, place.filename, data, self.store.file_mode):
+            return True
+        self._check_gone(own, place.filename)
+        return False
 
     def show(self, filename: str, outcome: Status, status: Status = Status.RUNNING) -> bool:
         """f3: the outcome is shown. False when the file is gone by hand. Raises Fenced."""
@@ -171,14 +180,17 @@ class Actor:
         source, target = f"{self._owned(status)}/{filename}", f"{self.store.layout.outcome(outcome)}/{filename}"
         if fsops.rename(source, target):
             return True
-        self._own(self._owned(status))
+        self._check_gone(self._owned(status), filename)
         return filename in fsops.names(self.store.layout.outcome(outcome))
 
     def give(self, filename: str, name: JobName, job: Job, status: Status) -> bool:
         """Back to ready, as the next attempt. Raises Fenced."""
         self.assure()
         ready = self.store.layout.ready_for(job.scheduler)
-        return fsops.rename(f"{self._owned(status)}/{filename}", f"{ready}/{next_attempt(name)}")
+        if fsops.rename(f"{self._owned(status)}/{filename}", f"{ready}/{next_attempt(name)}"):
+            return True
+        self._check_gone(self._owned(status), filename)
+        return False
 
     def give_back(self, filename: str, name: JobName, job: Job) -> Given | None:
         """Give back a job that runs here, and heed a wish to cancel it that was made in that very instant.
@@ -186,10 +198,10 @@ class Actor:
         None when its file is gone by hand. Raises Fenced, StorageError.
         """
         given = Given(Entry(str(next_attempt(name)), self.store.ready_detail(job)), None)
-        if not self.give(filename, name, job, Status.RUNNING):
-            self._own(self.running)
-            if str(next_attempt(name)) not in fsops.names(self.store.layout.ready_for(job.scheduler)):
-                return None  # else a reply was lost
+        if not self.give(filename, name, job, Status.RUNNING) and str(next_attempt(name)) not in fsops.names(
+            self.store.layout.ready_for(job.scheduler)
+        ):
+            return None  # else a reply was lost
         wish = str(Request(job=Cause(name.id, name.attempt)))
         with suppress(StorageError):  # the job is given: who asked looks again himself, if he lives
             if wish in fsops.names(self.store.layout.requests):
@@ -284,6 +296,12 @@ class Actor:
 
     def _owned(self, status: Status) -> str:
         return self.pending if status is Status.PENDING else self.running
+
+    def _check_gone(self, directory: str, filename: str) -> None:
+        """After an answer that a file of one's own is gone. Raises Fenced when the directory is; StorageError when the
+        file is there all the same: a server that has just come back may say of anything that it is gone (ESTALE)."""
+        if filename in self._own(directory):
+            raise StorageError("move", f"{directory}/{filename}", errno.ESTALE)
 
     def _own(self, directory: str) -> list[str]:
         found = fsops.entries(directory)

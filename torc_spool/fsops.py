@@ -14,13 +14,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
 
+T = TypeVar("T")
+
 GONE = (errno.ENOENT, errno.ESTALE)
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
-_READS = 3  # of a file that is replaced meanwhile
+_READS = 3  # of a file that is replaced meanwhile, and of what a server that has just come back calls stale
 
 calls: Counter[str] = Counter()
 """How often each kind of call with a path was made by this process."""
@@ -35,6 +37,19 @@ def _call(operation: str, path: str) -> None:
         fault(operation, path)
 
 
+def _again(operation: str, path: str, call: Callable[[], T]) -> T:
+    """One call, made again when it says ESTALE: so does a server of what is there when it has just come back."""
+    for _ in range(_READS - 1):
+        try:
+            _call(operation, path)
+            return call()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    _call(operation, path)
+    return call()
+
+
 @contextmanager
 def _translated(operation: str, path: str) -> Iterator[None]:
     try:
@@ -46,8 +61,7 @@ def _translated(operation: str, path: str) -> Iterator[None]:
 def entries(path: str) -> list[str] | None:
     """All names in a directory, listed afresh by its path; None when there is no such directory."""
     try:
-        _call("list", path)
-        return os.listdir(path)
+        return _again("list", path, lambda: os.listdir(path))
     except OSError as error:
         if error.errno in GONE:
             return None
@@ -82,8 +96,7 @@ def directories_and_files(path: str) -> tuple[list[str], list[str]]:
 def rename(source: str, target: str) -> bool:
     """Move one name. False when the source (or the directory of the target) is gone."""
     try:
-        _call("rename", source)
-        os.rename(source, target)
+        _again("rename", source, lambda: os.rename(source, target))
     except OSError as error:
         if error.errno in GONE:
             return False
@@ -210,9 +223,9 @@ def replace(directory: str, name: str, data: bytes, mode: int = 0o644) -> bool:
     False when the directory is gone. The temporary of an earlier try that was cut short is overwritten.
     """
     temporary = f"{directory}/.{name}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        _call("create", temporary)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        descriptor = _again("create", temporary, lambda: os.open(temporary, flags, mode))
     except OSError as error:
         if error.errno in GONE:
             return False
@@ -306,7 +319,7 @@ def _read_once(path: str, limit: int) -> Content | None:
         # O_NONBLOCK: a FIFO in the place of a file must not hang us
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in GONE:
+        if error.errno == errno.ENOENT:
             return None
         if error.errno in (errno.ELOOP, errno.ENXIO):
             why = "is a symbolic link" if error.errno == errno.ELOOP else "is not a regular file"

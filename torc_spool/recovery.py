@@ -5,6 +5,7 @@ Unknown means alive. The steps are numbered as in `docs/spool-format.md`.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -88,7 +89,9 @@ def finish_taking(actor: Actor, owner: Owner) -> list[Recovered]:
         recovered_by=actor.name,
         decisions=tuple(taking.decided),
     )
-    fsops.replace(record, "end.json", encode(end), store.file_mode)
+    if not fsops.replace(record, "end.json", encode(end), store.file_mode):
+        actor.check_owned(Status.RUNNING)
+        raise StorageError("write", f"{record}/end.json", errno.ESTALE)
     fsops.remove_file(f"{store.layout.requests}/{naming.Request(runner=owner.name)}")
     del actor.taking[owner.name]
     return steps
@@ -187,14 +190,20 @@ def _give_away(
     store, places = actor.store, taking.places
     arrived = _arrived(store) if places else {}
     wishes = _wishes(store)
-    steps: list[Recovered] = []
+    done: dict[str, str] = {}
     refused: StorageError | None = None
     for filename, place in sorted(places.items()):
         actor.keep()
         try:
-            action = _deal_with(actor, owner, place, arrived, wishes, started)
+            done[filename] = _deal_with(actor, owner, place, arrived, wishes, started)
         except StorageError as error:
             refused = refused or error
+    steps: list[Recovered] = []
+    here = _still_here(actor) if done else ()
+    for filename, action in done.items():
+        place = places[filename]
+        if filename in here:  # the filesystem said that it was gone
+            refused = refused or StorageError("move", store.path(place), errno.ESTALE)
             continue
         steps.append(Recovered(place.name.id, place.filename, owner.name, action))
         taking.decided.append(Decision(id=place.name.id, attempt=place.name.attempt, action=action))
@@ -202,6 +211,13 @@ def _give_away(
     if refused is not None:
         raise refused
     return steps
+
+
+def _still_here(actor: Actor) -> set[str]:
+    layout = actor.store.layout
+    return {
+        name for status in (Status.RUNNING, Status.PENDING) for name in fsops.names(layout.owned(status, actor.name))
+    }
 
 
 def _deal_with(
@@ -213,7 +229,7 @@ def _deal_with(
     started: Mapping[tuple[int, int], dict[str, Any]],
 ) -> str:
     if arrived.get(place.name.id, 0) >= place.name.attempt:
-        actor.store.set_aside(actor.store.layout.owned(place.status, actor.name), place.filename)
+        actor.store.park(actor.store.layout.owned(place.status, actor.name), place.filename)
         return "set aside"
     return _give_one(actor, owner, place, wishes, started.get((place.name.id, place.name.attempt), {}))
 
@@ -232,7 +248,7 @@ def _give_one(actor: Actor, owner: Owner, place: Place, wishes: Collection[Cause
     store = actor.store
     action = fate.of(store, place, wishes, owner.loss)
     if action == "set aside":
-        store.set_aside(store.layout.owned(place.status, actor.name), place.filename)
+        store.park(store.layout.owned(place.status, actor.name), place.filename)
         return action
     content = store.read_job(store.path(place), place.name.id)
     if content is None:
