@@ -70,7 +70,11 @@ def a(tmp_path: Path) -> Path:
 CALLS: dict[str, tuple[str, Callable[[str], Any], dict[int, Any]]] = {
     "entries": ("list", lambda d: fsops.entries(d), {errno.ENOENT: None}),
     "names": ("list", lambda d: fsops.names(d), {errno.ENOENT: [], errno.ENOTDIR: []}),
-    "directories_and_files": ("list", lambda d: fsops.directories_and_files(d), {errno.ENOENT: ([], [])}),
+    "directories_and_files": (
+        "list",
+        lambda d: fsops.directories_and_files(d),
+        {errno.ENOENT: ([], []), errno.ENOTDIR: ([], [])},
+    ),
     "rename": ("rename", lambda d: fsops.rename(f"{d}/f", f"{d}/g"), {errno.ENOENT: False}),
     "rename_to_own": ("rename", lambda d: fsops.rename_to_own(f"{d}/f", d, "g"), {errno.ENOENT: False}),
     "rename_directory": ("rename", lambda d: fsops.rename_directory(d, f"{d}2"), {errno.ENOENT: False}),
