@@ -41,6 +41,7 @@ COMMANDS = {
     "set-priority": ("change", "set_priority"),
     "stop": ("change", "stop"),
     "recover": ("recover", "recover"),
+    "sick-hosts": ("sickhosts", "sick_hosts"),
     "fsck": ("fsck", "fsck"),
     "delete": ("change", "delete"),
     "doctor": ("doctor", "doctor"),

@@ -17,6 +17,7 @@ from torc_spool.runner import Options, Result, Runner
 from torc_spool.select import Free, Offer
 from torc_spool.served import serve_directories
 from torc_spool.spool import Spool
+from torc_spool.streak import SICK_WITHIN_S
 
 from .common import (
     DIRECTORY,
@@ -107,6 +108,21 @@ def _time_limit(text: str | None) -> int | None:
     help="Silent for so long this runner is dead for others, who take its work back; at least 75. It gives a sign of "
     "life every third of what is left of it after a minute, at most every 60 s.  [default: 240]",
 )
+@click.option(
+    "--sick-after",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Claim nothing more after so many different jobs in a row failed at once, and note this host as sick; "
+    "0: never.  [default: 5, unless nobody else could run them]",
+)
+@click.option(
+    "--sick-within",
+    type=Seconds(),
+    default=SICK_WITHIN_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="What counts as at once.",
+)
 @ignore_missing_data
 @HASH_INPUTS
 @click.pass_obj
@@ -127,6 +143,8 @@ def run(
     no_limit_resources: bool,
     grace: float,
     lease: float | None,
+    sick_after: int | None,
+    sick_within: float,
     ignore_missing_data: bool,
     hash_inputs: bool,
 ) -> int:
@@ -166,6 +184,8 @@ def run(
         output_dir=output_dir,
         wait_for_new_jobs_s=allocation.patience(settings) if wait_for_new_jobs is None else wait_for_new_jobs,
         lease_s=lease_s,
+        sick_after=sick_after,
+        sick_within_s=sick_within,
     )
     view = _bar(spool.open(workflow_id).workflow.num_jobs) if workflow_id and sys.stderr.isatty() else _Lines()
     runner = Runner(spool, options, workflow_id=workflow_id, tell=view.tell, progress=view.progress)

@@ -37,6 +37,9 @@ def status(state: State, workflow_id: int) -> None:
         evidence = f" ({clean(runner['evidence'])})" if runner["evidence"] else ""
         taker = f", taken back by {runner['recovered_by']}" if runner["recovered_by"] else ""
         click.echo(f"runner {runner['name']}: {runner['state']}{evidence}{taker}{beat}")
+    for sick in row["sick_hosts"]:
+        where = f"see torc-spool sick-hosts list {row['id']}"
+        click.echo(f"sick host {clean(sick['host'])}: {clean(sick['reason'])}; {where}")
     if not row["finished"] and not any(runner["state"] in ("alive", "silent") for runner in row["runners"]):
         hint = command(spool.path, f"run {row['id']}")
         click.echo(f"no runner is at work; start one with: {clean(hint)}")

@@ -60,7 +60,7 @@ class Tree:
         for directory in (*DIRECTORIES, *ready):
             os.makedirs(f"{root}/{directory}", mode=0o755)
         os.chmod(os.path.dirname(root), 0o755)
-        os.makedirs(f"{os.path.dirname(root)}/.ids/1")
+        os.makedirs(f"{os.path.dirname(root)}/.ids/1", exist_ok=True)
         self.write("lock", b"")
         self.write(
             "jobs.jsonl", b"".join(encode(msgspec.structs.replace(each, attempts=())) for each in self.jobs.values())

@@ -23,11 +23,11 @@ import pytest
 import spooltools as tools
 from spooltools import BROKEN, FULL, READS, Do, Fault, Hand, TornWrite, Wanted, check_invariants
 
-from torc_spool import actions, changes, fsops, mend, naming, processes, recovery, userdata
+from torc_spool import actions, changes, fsops, mend, naming, processes, recovery, sickhosts, userdata
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
-from torc_spool.model import FailureHandler, Resources, Rule, Status, Stdio, Trigger, UserData
+from torc_spool.model import Attempt, FailureHandler, Resources, Rule, Status, Stdio, Trigger, UserData
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import RUNNER_VARIABLE, WORKFLOW_VARIABLE
 from torc_spool.reinitialize import reinitialize, reset_status
@@ -37,6 +37,7 @@ from torc_spool.runner import Options, Runner
 from torc_spool.settle import Settler
 from torc_spool.spool import Spool
 from torc_spool.store import Store
+from torc_spool.streak import Streak
 
 COMPLETED, FAILED, CANCELED, TERMINATED = Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.TERMINATED
 
@@ -567,6 +568,41 @@ scenario(
     make=_a_runner_too_many,
     prepare=tools.open_workflow,
     carry_on=_given_up,
+)
+
+
+def _two_failed(spool: str) -> None:
+    make_small(spool)
+    hand = hand_of(spool)
+    hand.take("first", "alone")
+    for job in (1, 3):
+        hand.finish(job, FAILED, exec_s=0.0)
+    hand.leave()
+
+
+def _note_a_sick_host(store: Store) -> None:
+    streak = Streak(2)
+    for job in (1, 3):
+        streak.note(1, job, Attempt(attempt=1, outcome=FAILED, exec_s=0.0))
+    sickhosts.note(store, identity(new_name(), kind="runner"), streak)
+
+
+def _given_back_or_failed(spool: str) -> None:
+    """The note is there before any job is given back; what is not, a person retries."""
+    store = tools.open_workflow(spool)
+    is_given = store.snapshot()[1].status is not FAILED or store.snapshot()[3].status is not FAILED
+    assert not is_given or sickhosts.notes(store)
+    changes.retry(store)
+    assert set(tools.drain(spool).values()) == {COMPLETED}
+    assert look(store) == []
+
+
+scenario(
+    "note a sick host",
+    _note_a_sick_host,
+    make=_two_failed,
+    prepare=tools.open_workflow,
+    carry_on=_given_back_or_failed,
 )
 
 

@@ -23,7 +23,7 @@ from torc_spool.store import Content, Store, encode, with_attempt
 LAW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 RUNNING, PENDING = f"running/{OWNER}", f"pending/{OWNER}"
 
-STATUS = ["id", "name", "jobs", "total", "set_aside", "finished", "runners"]
+STATUS = ["id", "name", "jobs", "total", "set_aside", "finished", "sick_hosts", "runners"]
 STATES = ["blocked", "ready", "pending", "running", "completed", "failed", "canceled", "terminated", "held"]
 RUNNER = ["name", "host", "pid", "scheduler", "state", "heartbeat_age_s"]
 JOB = [
@@ -109,6 +109,7 @@ def test_status_has_its_shape(tree: Tree, store: Store) -> None:
         "total": 4,
         "set_aside": 0,
         "finished": False,
+        "sick_hosts": [],
         "runners": [],
     }
 

@@ -106,7 +106,7 @@ def test_without_sbatch_the_jobs_run_and_the_action_waits(lab: Lab, site: FakeSl
     assert done.stderr.count(said) == 1
     assert (states(lab), lab.states()) == (["waiting", "waiting"], {"j1": "completed"})
     (row, _) = actions.rows(lab.store())
-    assert row["waits_for"] == "a runner where sbatch is"
+    assert row["waits_for"] == "jobs to run: all have an outcome"
     refused = lab.torc("slurm", "schedule-nodes", 1, "--actions", code=2, env={"PATH": str(tmp_path)})
     assert "sbatch: is not installed here" in refused.sentence()
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from torc_spool import fsops, naming, processes, sbatch, slurm
+from torc_spool import fsops, naming, processes, sbatch, sickhosts, slurm
 from torc_spool.actor import user_name
 from torc_spool.errors import StorageError, UsageError
 from torc_spool.model import Allocation
@@ -67,6 +67,9 @@ def prepare(store: Store, wish: Wish, program: Sequence[str], key: str | None = 
     if not os.path.isdir(workflow.cwd):
         raise UsageError(f"{workflow.cwd}, where the workflow was submitted and its jobs run, is not there")
     asked = sbatch.options(scheduler, workflow.slurm_defaults, wish.said)
+    if sick := sickhosts.nodes(store):
+        said = (asked.get("exclude") or "").split(",")
+        asked["exclude"] = ",".join(dict.fromkeys(node for node in [*said, *sick] if node))
     output = wish.output_dir or workflow.output_dir or store.layout.output
     launch = Launch(
         program=program,

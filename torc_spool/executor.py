@@ -26,6 +26,7 @@ from torc_spool.served import Claimed, Served
 from torc_spool.slots import Slots
 from torc_spool.spawn import Spawner
 from torc_spool.starter import BASH, Starter
+from torc_spool.streak import Streak
 
 MEMORY_SAMPLE_S = 1.0
 RECORD_RETRY_S = 5.0
@@ -53,6 +54,7 @@ class Executor:
         self.recorded: dict[Status, int] = {}
         self._limits = limit_resources and not slots.ignores_resources
         self._tell, self._complain = tell, complain
+        self.streak = Streak()
         self._spawner = Spawner(wake)
         self._oom = OomCounter()
         self._lone: Execution | None = None  # the last one that ran when no other did
@@ -299,6 +301,7 @@ class Executor:
         self._of.pop(id(execution))
         self.slots.free(execution.grant)
         self._count(came)
+        self.streak.note(served.id, execution.name.id, attempt)
         with self._may_follow_later(served):
             for line in recording.follow(served, execution, attempt, came):
                 self._tell(line)

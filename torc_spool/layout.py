@@ -50,6 +50,7 @@ class Layout:
         "root",
         "runners",
         "running",
+        "sick",
         "slurm",
         "user_data",
         "user_data_file",
@@ -78,6 +79,7 @@ class Layout:
         self.actions_running = f"{root}/actions/running"
         self.actions_done = f"{root}/actions/done"
         self.actions_persistent = f"{root}/actions/persistent"
+        self.sick = f"{root}/sick"
         self.slurm = f"{root}/slurm"
 
     def revision(self, number: int) -> str:

@@ -282,6 +282,20 @@ class RunnerEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int = FORMAT_VERSION
 
 
+class SickHost(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`sick/<runner>.json`: a host on which that runner's jobs failed one after the other."""
+
+    host: str
+    runner: str
+    time: float  # seconds since the epoch, by the runner's clock
+    reason: str
+    version: int = FORMAT_VERSION
+    slurm_node: str | None = None
+    slurm_cluster: str | None = None
+    jobs: tuple[int, ...] = ()  # that failed
+    any_completed: bool = False  # whether any job of the workflow had completed by then
+
+
 class Allocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`slurm/<job id>.json`: an allocation that was asked of Slurm for this workflow."""
 

@@ -9,6 +9,7 @@ from torc_spool import lease
 from torc_spool.capacity import Capacity
 from torc_spool.model import Status
 from torc_spool.served import Left
+from torc_spool.streak import SICK_WITHIN_S
 
 OWN_END = "the runner's time ended"
 WALLTIME_END = "the walltime of the allocation ended"
@@ -29,6 +30,8 @@ class Options(NamedTuple):
     output_dir: str | None = None
     wait_for_new_jobs_s: float = 0.0
     leave_to_others: bool = False  # whether it is well that jobs are left that are others' to run
+    sick_after: int | None = None  # jobs that fail at once, one after the other; None: the usual number, among others
+    sick_within_s: float = SICK_WITHIN_S
     lease_s: float = lease.DEFAULT_S  # silent for so long it is dead for others; `lease.check` says what can be kept
 
 

@@ -47,6 +47,8 @@ class RunOptions(TypedDict, total=False):
     limit_resources: bool
     grace: float
     lease: float  # silent for so many seconds it is dead for others
+    sick_after: int  # it claims nothing more after so many different jobs in a row failed at once; 0: never
+    sick_within: float  # seconds that count as at once
     tell: Callable[[str], None]  # gets each line that the runner says; default: logging, as INFO of "torc_spool"
 
 
@@ -217,6 +219,7 @@ _COUNTS = {
     "num_gpus": (0, "a whole number from 0"),
     "num_nodes": (1, "a whole number from 1"),
     "max_parallel_jobs": (1, "a whole number from 1"),
+    "sick_after": (0, "a whole number from 0"),
 }
 _OTHERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "memory_gb": (lambda value: _is_number(value) and 0 < value < math.inf, "a number of GiB, more than 0"),
@@ -226,6 +229,7 @@ _OTHERS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: _is_number(value) and lease.SHORTEST_S <= value < math.inf,
         f"a number of seconds, {lease.SHORTEST_S:g} or more",
     ),
+    "sick_within": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number of seconds, 0 or more"),
     "any_scheduler": (lambda value: isinstance(value, bool), "True or False"),
     "limit_resources": (lambda value: isinstance(value, bool), "True or False"),
     "scheduler": (

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from torc_spool import actions, actor, fsops, naming, recovery, select
+from torc_spool import actions, actor, fsops, naming, recovery, select, sickhosts
 from torc_spool import plan as plans
 from torc_spool.errors import DamagedFile, TorcSpoolError
 from torc_spool.model import OUTCOMES, Attempt, Job, Status, StdioMode
@@ -51,6 +51,7 @@ def status(store: Store) -> Row:
         "set_aside": len(store.aside()),
         "finished": done >= store.workflow.num_jobs,
         **about_actions,
+        "sick_hosts": sick_hosts(store),
         "runners": runners(store),
     }
 
@@ -72,6 +73,21 @@ def runners(store: Store) -> list[Row]:
         }
         for owner in owners
         if owner.record is None or owner.record.kind == "runner"
+    ]
+
+
+def sick_hosts(store: Store) -> list[Row]:
+    """The hosts that are noted as sick, oldest note first."""
+    return [
+        {
+            "host": note.host,
+            "slurm_node": note.slurm_node,
+            "runner": note.runner,
+            "since": iso(note.time),
+            "reason": note.reason,
+            "jobs": list(note.jobs),
+        }
+        for note in sickhosts.notes(store)
     ]
 
 

@@ -14,7 +14,19 @@ import time
 from collections.abc import Callable, Iterator
 
 from torc_spool import actor as actors
-from torc_spool import doctor, errors, evidence, fsops, lease, naming, processes, recovery, submission, userdata
+from torc_spool import (
+    doctor,
+    errors,
+    evidence,
+    fsops,
+    lease,
+    naming,
+    processes,
+    recovery,
+    sickhosts,
+    submission,
+    userdata,
+)
 from torc_spool.errors import Fenced, NotFound, StorageError, TorcSpoolError
 from torc_spool.executor import START_TROUBLE_S, Executor
 from torc_spool.model import Status
@@ -28,6 +40,7 @@ from torc_spool.served import Left, Served, serve_directories
 from torc_spool.slots import Slots
 from torc_spool.spool import Spool
 from torc_spool.starter import Starter
+from torc_spool.streak import SICK_AFTER, Streak, Verdict
 from torc_spool.wakeup import NOTICE, Wakeup
 
 TROUBLES = 3  # so many times an idle runner tries again what the filesystem refuses
@@ -68,6 +81,8 @@ class Runner:
             complain=self._complain,
             wake=self._wake,
         )
+        most = SICK_AFTER if options.sick_after is None else options.sick_after
+        self.executor.streak = Streak(most, options.sick_within_s)
         self.actions = Performers()
         self.served: dict[int, Served] = {}
         self._starters: dict[int, Starter] = {}
@@ -92,6 +107,7 @@ class Runner:
         self._troubles = 0  # turns in a row that the filesystem cut short
         self._hold_off = -math.inf  # no claims before
         self._complained: dict[str, float] = {}
+        self._sick_shown: set[str] = set()  # whose notes of sick hosts have been told
 
     # -- the loop -------------------------------------------------------------------------------------------
 
@@ -127,6 +143,7 @@ class Runner:
         if not served.finished:
             served.recover(silent_s=SILENT_S)
             served.settle()
+            self._show_sick(served)
 
     def _step(self) -> bool:
         """One turn; False when the runner is through."""
@@ -138,6 +155,8 @@ class Runner:
                 self._pace.hurry()
             self._timers()
             self._obey(changed)
+            if self.executor.streak.is_long and self._stage is Stage.CLAIMING:
+                self._look_into_failures()
             if self._stage is Stage.CLAIMING and time.monotonic() >= self._hold_off:
                 self._take_in_changes(changed)
                 self._fill()
@@ -158,6 +177,28 @@ class Runner:
                 self._watch_or_wait(self._slowest)
             return self._stage is not Stage.KILLING or self.executor.has_processes
         return self._stage is Stage.CLAIMING
+
+    def _look_into_failures(self) -> None:
+        """Different jobs fail here at once, one after the other: is it this host?"""
+        streak = self.executor.streak
+        at_fault = {failed.workflow for failed in streak.failed}
+        for served in [served for served in self.served.values() if served.id in at_fault]:
+            record = served.owner().record
+            verdict, said = sickhosts.judge(
+                served.store, record, streak, is_asked_for=self.options.sick_after is not None
+            )
+            if verdict is Verdict.SICK:
+                self._stage = Stage.FINISHING
+                given = sickhosts.note(served.store, record, streak)
+                served.has_missed()
+                said += f"; given back to others: {', '.join(given) or 'none'}"
+            self._tell(said)
+
+    def _show_sick(self, served: Served) -> None:
+        for note in sickhosts.notes(served.store):
+            if note.runner not in self._sick_shown and note.runner != self.name:
+                self._sick_shown.add(note.runner)
+                self._tell(f"host {note.host} is noted as sick by runner {note.runner}: {note.reason}")
 
     def _be_troubled(self, error: StorageError) -> None:
         """The filesystem refuses a call. What runs goes on, and it is tried again; an idle runner soon gives up."""
@@ -314,6 +355,7 @@ class Runner:
             for served in list(self.served.values()):
                 if self._stage is Stage.CLAIMING and served.actor is not None and not served.finished:
                     served.recover(silent_s=SILENT_S)  # others may have died while we are busy
+                    self._show_sick(served)
         if self.executor.is_sick and self._stage is Stage.CLAIMING:
             self._stage = Stage.FINISHING
             self._tell(f"this node could start no job for {START_TROUBLE_S:g} s: claiming nothing more")

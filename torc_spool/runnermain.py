@@ -13,6 +13,7 @@ from torc_spool import lease as leases
 from torc_spool.errors import TorcSpoolError
 from torc_spool.runner import Options, Runner
 from torc_spool.spool import Spool
+from torc_spool.streak import SICK_WITHIN_S
 
 
 def main(given: str) -> int:
@@ -50,6 +51,8 @@ def _options(
     wait_for_new_jobs: float = 0.0,
     grace: float = 10.0,
     lease: float = leases.DEFAULT_S,
+    sick_after: int | None = None,
+    sick_within: float = SICK_WITHIN_S,
     **same: Any,
 ) -> Options:
     has = capacity.given(
@@ -61,6 +64,8 @@ def _options(
         wait_for_new_jobs_s=wait_for_new_jobs,
         grace_s=grace,
         lease_s=lease,
+        sick_after=sick_after,
+        sick_within_s=sick_within,
         **same,
     )
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 LOST_AND_FOUND = "lost+found"
 _FILES = re.compile(r"workflow\.json|jobs\.jsonl|spec\.[a-z0-9]+|commands\.txt|user_data\.jsonl|actions\.jsonl|lock")
-_DIRECTORIES = {*(path for path in FIXED_DIRECTORIES if "/" not in path), "slurm", LOST_AND_FOUND}
+_DIRECTORIES = {*(path for path in FIXED_DIRECTORIES if "/" not in path), "sick", "slurm", LOST_AND_FOUND}
 _TEMPORARY = re.compile(r"\..*\.tmp", re.DOTALL)
 _NOT_A_JOB = "is not the file of a job of this workflow"
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

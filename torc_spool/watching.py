@@ -146,14 +146,15 @@ class _Rounds:
         if any(each["state"] not in squeue.ENDED and each["said_by"] is not None for each in rows):
             return
         ended = sum(row["jobs"][outcome] for outcome in ("completed", "failed", "canceled", "terminated"))
-        self._fruitless = self._fruitless + 1 if ended == self._ended_then else 0
-        self._ended_then = ended
+        if ended != self._ended_then:
+            self._ended_then, self._fruitless = ended, 0
         if self._fruitless >= FRUITLESS:
             self._tell(f"{FRUITLESS} times in a row nodes were asked for and no job has ended: asking no more")
             self.gave_up = True
             return
         for scheduler in wanted:
             self._ask_for(scheduler, count)
+        self._fruitless += 1  # only now: what Slurm has refused is asked for again
         self._inquiry = squeue.Inquiry()  # what it knows is of before
 
     def _ask_for(self, scheduler: str, count: int) -> None:
