@@ -1,12 +1,15 @@
 """The protocol of `docs/spool-format.md` as an explicit-state model: every order of steps, with faults anywhere.
 
 A state is the spool's directories and the program counters of its actors; a step is one system call of one actor, as
-the document numbers them. Two runners claim, start and finish; a third actor only takes back. Faults: a crash after any
-step; a runner that is declared dead while it lives (frozen, or a person was wrong); a renamed directory that its old
-owner still reaches by the old path until it is removed (an NFS client); a rename that happened but was answered with
-ENOENT (a lost reply). Views are as stale as can be: a runner may try to claim any name that was ever ready.
+the document numbers them. Two runners claim, start, finish and settle; a third actor only takes back; a person cancels,
+holds, releases and retries. There is no lock: it only orders. Faults: a crash after any step; a runner that is declared
+dead while it lives (frozen beyond its lease, or a person was wrong); a renamed directory that its old owner still
+reaches by the old path until it is removed (an NFS client); a rename that happened but was answered with ENOENT (a lost
+reply). Views are as stale as can be: a runner may try to claim any name that was ever ready, and release or cancel by
+any listing that there ever was.
 
-`Rules` are the laws that can be switched off, one at a time: without each of them some state breaks an invariant.
+`Rules` are the laws that can be switched off, one at a time: without each of them some state breaks an invariant. To
+which law of the design each belongs stands in `test_protocol_model.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 RUNNING, PENDING = "R", "P"
+CANCELED = 100
+WAITING = ("ready", "blocked", "held")
 
 
 class Rules(NamedTuple):
@@ -32,6 +37,16 @@ class Rules(NamedTuple):
     looks_again: bool = True  # v7: a taker that was overruled may have renamed a directory meanwhile
     look_everywhere: bool = True  # v8: a later attempt that arrived in ready/ (f3') counts
     retries_are_given: bool = True  # v9: a result that bears retry_rule is not shown, but the job given back
+    own_content: bool = True  # nobody writes over a job's file that is not in his own directory
+    takes_family: bool = True  # v3: what the dead had taken themselves is taken back with them
+    made_once: bool = True  # nobody makes a missing directory again: who finds his gone is fenced
+    fresh_names: bool = True  # a runner's name is never used again
+    unknown_is_alive: bool = True  # v1: nobody is taken back without evidence
+    kill_after_fence: bool = True  # v4: processes of the dead are killed when they cannot record that any more
+    blocked_first: bool = True  # r1: the names that wait are listed before the outcomes
+    wait_anew: bool = True  # w2: what waits for what is run again gets a new name
+    cancel_is_revived: bool = True  # w1: a cancellation holds only while the attempt that it names does
+    wish_passes_on: bool = True  # who takes over the work of the dead obeys what was wished of them
 
 
 class Faults(NamedTuple):
@@ -42,12 +57,13 @@ class Faults(NamedTuple):
     lost_replies: int = 0
     stale_paths: bool = False  # a renamed directory is reached by its old path until it is removed
     retries: int = 0  # results that a failure handler has run again
+    commands: int = 0  # of a person: cancel, hold, release, retry
 
 
 class File(NamedTuple):
     """One file of a job: where it lies, the attempt in its name, the attempts whose results it holds.
 
-    A result that bears a retry_rule is noted as minus its attempt.
+    A result that bears a retry_rule is noted as minus its attempt, one that is canceled as CANCELED more than it.
     """
 
     job: int
@@ -65,6 +81,7 @@ class Actor(NamedTuple):
     taking: tuple[int, ...] = ()  # whose work it takes back
     alive: bool = True
     unfit: bool = False  # was declared dead while alive: may be taken
+    killed: bool = False  # the process of its job was
 
 
 class State(NamedTuple):
@@ -77,8 +94,11 @@ class State(NamedTuple):
     actors: tuple[Actor, ...]
     ever_ready: frozenset[tuple[int, int]]
     started: frozenset[tuple[int, int, int]]  # (job, attempt, actor) that were executed
-    shown: tuple[tuple[int, int], ...]  # (job, attempt) in the order in which they were moved to done/
+    shown: frozenset[int]  # jobs with an outcome that nobody has taken back
     faults: Faults
+    seen: frozenset[tuple[int, str]] = frozenset()  # what listings said of a name in blocked/: its attempt, where to
+    wishes: frozenset[tuple[int, int]] = frozenset()  # (job, attempt) that are to be canceled
+    retried: bool = False  # a person is between y1 and w2
 
 
 class Broken(Exception):
@@ -86,12 +106,21 @@ class Broken(Exception):
 
 
 class Protocol:
-    """Jobs 0 to n-1; job 1 waits for job 0 where `chained`. The last actors only take back."""
+    """Jobs 0 to n-1; job 1 waits for job 0 where `chained`, and runs `anyway` or is canceled with it. The last actors
+    only take back."""
 
     def __init__(
-        self, *, jobs: int, runners: int = 2, takers: int = 1, chained: bool, rules: Rules, faults: Faults
+        self,
+        *,
+        jobs: int,
+        runners: int = 2,
+        takers: int = 1,
+        chained: bool,
+        rules: Rules,
+        faults: Faults,
+        anyway: bool = False,
     ) -> None:
-        self.jobs, self.runners, self.takers, self.chained = jobs, runners, takers, chained
+        self.jobs, self.runners, self.takers, self.chained, self.anyway = jobs, runners, takers, chained, anyway
         self.rules, self.faults = rules, faults
 
     def initial(self) -> State:
@@ -106,7 +135,7 @@ class Protocol:
             actors=tuple(Actor() for _ in actors),
             ever_ready=frozenset((file.job, file.attempt) for file in files if file.place == "ready"),
             started=frozenset(),
-            shown=(),
+            shown=frozenset(),
             faults=self.faults,
         )
 
@@ -114,7 +143,22 @@ class Protocol:
 
     def steps(self, state: State) -> Iterator[tuple[str, State]]:
         """What may happen next, each with its name; faults first."""
+        for name, after in self._steps(state):
+            yield name, self._remembered(after) if self.chained else after
+
+    def _remembered(self, state: State) -> State:
+        """What a listing would say now of the job that waits: it may be acted on at any time."""
+        ended = next((file for file in state.files if file.job == 0 and file.place in ("done", "canceled")), None)
+        if ended is None:
+            return state
+        where = "ready" if self.anyway or ended.place == "done" else f"canceled~{ended.attempt}"
+        names = [file.attempt for file in state.files if file.job == 1 and file.place == "blocked"]
+        seen = {(attempt, where) for attempt in names} if self.rules.blocked_first else {(0, where)}
+        return state if seen <= state.seen else state._replace(seen=state.seen | seen)
+
+    def _steps(self, state: State) -> Iterator[tuple[str, State]]:
         yield from self._faults(state)
+        yield from self._commands(state)
         for who, actor in enumerate(state.actors):
             if not actor.alive:
                 continue
@@ -138,6 +182,50 @@ class Protocol:
             if actor.alive and faults.declared and not actor.unfit and actor.at != "fenced":
                 after = state._replace(faults=faults._replace(declared=faults.declared - 1))
                 yield f"declare {who} dead", self._put(after, who, actor._replace(unfit=True))
+            if not actor.alive and not self.rules.fresh_names:
+                made = state.directories | {f"{PENDING}{who}", f"{RUNNING}{who}"}
+                yield f"b5 {who}", self._put(state._replace(directories=made), who, Actor())
+
+    def _commands(self, state: State) -> Iterator[tuple[str, State]]:
+        """What a person does."""
+        if state.retried:
+            yield from self._wait_anew(state)
+        if not state.faults.commands:
+            return
+        state = state._replace(faults=state.faults._replace(commands=state.faults.commands - 1))
+        for file in state.files:
+            job = file.job
+            if file.place in WAITING:
+                canceled = self._move(state, file, "canceled")
+                yield f"n1 {job}.{file.attempt}", canceled._replace(shown=state.shown | {job})
+            if file.place in ("ready", "blocked"):
+                yield f"h1 {job}.{file.attempt} held", self._move(state, file, "held")
+            elif file.place == "held":
+                ended = job == 0 or not self.chained or self._ended(state, 0)
+                yield f"h1 {job}.{file.attempt} released", self._move(state, file, "ready" if ended else "blocked")
+            elif file.place[0] in "RP":
+                yield f"q1 {job}.{file.attempt}", state._replace(wishes=state.wishes | {(job, file.attempt)})
+            elif file.place == "canceled" and not state.retried:
+                again = self._give_back(state, file)._replace(shown=state.shown - {job}, retried=self.chained)
+                yield f"y1 {job}.{file.attempt}", again
+        if not self.rules.own_content:  # writes aside what it has read, and renames it over what is there, or not
+            for job, attempt in state.ever_ready:
+                written = File(job, "ready", attempt)
+                yield f"edit {job}.{attempt}", state._replace(files=state.files | {written})
+
+    def _wait_anew(self, state: State) -> Iterator[tuple[str, State]]:
+        """w2, of what waits without being canceled."""
+        after = state._replace(retried=False)
+        for file in state.files:
+            if file.job == 1 and file.place in ("blocked", "held") and self.anyway and self.rules.wait_anew:
+                raised = file._replace(attempt=file.attempt + 1)
+                yield f"w2 {file.job}.{file.attempt}", self._replace_file(after, file, raised)
+                return
+        yield "look at what waits", after
+
+    @staticmethod
+    def _ended(state: State, job: int) -> bool:
+        return any(file.job == job and file.place in ("done", "canceled") for file in state.files)
 
     def _claims(self, state: State, who: int) -> Iterator[tuple[str, State]]:
         for job, attempt in state.ever_ready:
@@ -154,11 +242,28 @@ class Protocol:
                     yield f"c1 {who} {job}.{attempt} (reply lost)", self._go(lost, who, "unsure", job, attempt)
 
     def _releases(self, state: State, who: int) -> Iterator[tuple[str, State]]:
-        if not self.chained or (self.rules.release_waits and not any(job == 0 for job, _ in state.shown)):
-            return
-        for file in state.files:
+        """r1, k1, w1."""
+        for file in state.files if self.chained else ():
+            name = f"{who} {file.job}.{file.attempt}"
             if file.place == "blocked":
-                yield f"r1 {who} {file.job}.{file.attempt}", self._move(state, file, "ready")
+                known = {where for attempt, where in state.seen if attempt in (0, file.attempt)}
+                for where in sorted(known if self.rules.release_waits else {"ready"}):
+                    if where == "ready" and not state.retried and not self._ended(state, 0):
+                        raise Broken("I5: job 1 is released before job 0 has ended")
+                    moved = self._move(state, file, where)
+                    if where == "ready":
+                        yield f"r1 {name}", moved
+                    else:
+                        yield f"k1 {name}", moved._replace(shown=moved.shown | {file.job})
+            elif file.place.startswith("canceled~") and self._is_stale(state, file) and self.rules.cancel_is_revived:
+                raised = file._replace(place="blocked", attempt=file.attempt + 1)
+                yield f"w1 {name}", self._replace_file(state, file, raised)._replace(shown=state.shown - {file.job})
+
+    @staticmethod
+    def _is_stale(state: State, file: File) -> bool:
+        """Whether a cancellation names an attempt that is not that job's outcome any more."""
+        cause = int(file.place.partition("~")[2])
+        return not any(each.job == 0 and each.place == "canceled" and each.attempt == cause for each in state.files)
 
     def _runs(self, state: State, who: int, actor: Actor) -> Iterator[tuple[str, State]]:
         job, attempt, at = actor.job, actor.attempt, actor.at
@@ -180,6 +285,8 @@ class Protocol:
             return
         for directory in self._reach(state, RUNNING, who):
             if self._find(state, job, directory, attempt):
+                if state.actors[who].killed:
+                    raise Broken("I15: a death is recorded as a failure")
                 spares = state.spares | {(directory, job)}
                 yield f"f1 {who}", self._go(state._replace(spares=spares), who, "written", job, attempt)
         yield from self._missing(state, who, RUNNING, job, attempt)
@@ -189,6 +296,9 @@ class Protocol:
         for directory in there:
             recorded = self._record(state, directory, job, attempt, attempt)
             yield f"f2 {who}", self._go(recorded, who, "recorded", job, attempt)
+            if (job, attempt) in state.wishes:
+                recorded = self._record(state, directory, job, attempt, CANCELED + attempt)
+                yield f"f2 {who} canceled", self._go(recorded, who, "recorded", job, attempt)
             if state.faults.retries:
                 recorded = self._record(state, directory, job, attempt, -attempt)
                 recorded = recorded._replace(faults=state.faults._replace(retries=state.faults.retries - 1))
@@ -213,9 +323,9 @@ class Protocol:
                 moved = self._move(state, source, target)
                 moved = moved._replace(started=moved.started | {(job, attempt, who)})
                 if (job, attempt) in {(each, number) for each, number, _ in state.started}:
-                    raise Broken(f"attempt {job}.{attempt} is executed twice")
-                if any(result > 0 for result in source.results):
-                    raise Broken(f"job {job} has a result and is executed again")
+                    raise Broken(f"I9: attempt {job}.{attempt} is executed twice, with one output file")
+                if any(0 < result < CANCELED for result in source.results):
+                    raise Broken(f"I15: job {job} has a result and is executed again")
                 yield f"t2 {who}", self._go(moved, who, "started", job, attempt)
         yield from self._missing(state, who, PENDING, job, attempt)
 
@@ -227,8 +337,14 @@ class Protocol:
     def _looked(self, state: State, who: int, kind: str, found: str) -> State:
         """A fresh listing of the own directory: gone is fenced; there, the job is still in hand."""
         actor = state.actors[who]
-        if f"{kind}{who}" not in state.directories:
+        if f"{kind}{who}" not in state.directories and self.rules.made_once:
             return self._put(state, who, actor._replace(at="fenced", job=-1, attempt=0))
+        if f"{kind}{who}" not in state.directories:  # mkdir -p, and on
+            made = state._replace(directories=state.directories | {f"{kind}{who}"})
+            if actor.at == "written":
+                made = made._replace(spares=made.spares | {(f"{kind}{who}", actor.job)})
+                return self._put(made, who, actor)
+            return self._go(made, who, "idle")
         if self._find(state, actor.job, f"{kind}{who}", actor.attempt):
             return self._put(state, who, actor._replace(at=found))
         return self._go(state, who, "idle")
@@ -239,12 +355,16 @@ class Protocol:
         if state.records[who] != who:
             return  # runners/T was taken itself, so that there is no runners/T/taken to rename into
         for other, actor in enumerate(state.actors):
-            if other == who or state.records[other] != other or (actor.alive and not actor.unfit):
+            may_live = actor.alive and not actor.unfit
+            if other == who or state.records[other] != other or (may_live and self.rules.unknown_is_alive):
                 continue
-            family = self._family(state, other)
+            family = self._family(state, other) if self.rules.takes_family else (other,)
             records = tuple(who if number == other else holder for number, holder in enumerate(state.records))
             taking = state.actors[who]._replace(at="v5R", taking=family)
-            yield f"v3 {who} takes {other}", self._put(state._replace(records=records), who, taking)
+            after = self._put(state._replace(records=records), who, taking)
+            if not self.rules.kill_after_fence and actor.at == "started":
+                after = self._put(after, other, actor._replace(killed=True))
+            yield f"v3 {who} takes {other}", after
 
     def _family(self, state: State, owner: int) -> tuple[int, ...]:
         """The owner, and all whose records it has."""
@@ -269,6 +389,8 @@ class Protocol:
             if directory[0] == kind and owner in actor.taking and directory != target and owner != who:
                 if target in state.directories:
                     continue  # a rename over a directory that is not empty is refused
+                if directory == f"{kind}{owner}" and state.actors[owner].alive and not state.actors[owner].unfit:
+                    raise Broken(f"I7: {directory} is moved while its owner may live")
                 yield f"v5 {who} {directory}", self._rename_directory(state, directory, target)
                 return
         yield f"v5 {who} done", self._put(state, who, actor._replace(at=f"v6{kind}"))
@@ -314,14 +436,25 @@ class Protocol:
                 return f"v5 {who}", self._put(state, who, actor._replace(at="v5P"))
             return f"v11 {who}", self._put(state, who, actor._replace(at="idle", taking=()))
         file = mine[0]
-        arrived = [each for each in state.files if each.place == "done" and each.job == file.job]
-        elsewhere = [each for each in state.files if each.job == file.job and each.place not in ("aside", "done")]
+        others = [each for each in state.files if each.job == file.job and each.place != "aside"]
+        arrived = [each for each in others if each.place.partition("~")[0] in ("done", "canceled")]
+        elsewhere = [each for each in others if each not in arrived]
         later = self.rules.look_everywhere and any(each.attempt > file.attempt for each in elsewhere)
         if later or (self.rules.look_in_done and any(each.attempt >= file.attempt for each in arrived)):
             return f"v8 {who} aside", self._move(state, file, "aside")
         results = file.results if self.rules.retries_are_given else tuple(map(abs, file.results))
-        if self.rules.result_counts and file.place[0] == RUNNING and file.attempt in results:
+        if (
+            self.rules.result_counts
+            and file.place[0] == RUNNING
+            and {file.attempt, CANCELED + file.attempt} & {*results}
+        ):
             return f"v9 {who}", self._show(state, file)
+        is_wanted = (file.job, file.attempt) in state.wishes and -file.attempt not in results
+        if is_wanted and self.rules.wish_passes_on:
+            noted = file._replace(results=(*file.results, CANCELED + file.attempt))
+            return f"v9 {who} canceled", self._show(self._replace_file(state, file, noted), noted)
+        if is_wanted:
+            raise Broken(f"I11: {file.job}.{file.attempt} runs again, which was to be canceled")
         return f"v10 {who}", self._give_back(state, file)
 
     def _give_back(self, state: State, file: File) -> State:
@@ -370,11 +503,12 @@ class Protocol:
 
     def _show(self, state: State, file: File) -> State:
         """f3, v9."""
-        if any(job == file.job for job, _ in state.shown):
-            raise Broken(f"job {file.job} has two outcomes")
-        if file.attempt not in file.results:
-            raise Broken(f"job {file.job} is done without a result")
-        return self._move(state, file, "done")._replace(shown=(*state.shown, (file.job, file.attempt)))
+        if file.job in state.shown:
+            raise Broken(f"I2: job {file.job} has two outcomes")
+        canceled = CANCELED + file.attempt in file.results
+        if file.attempt not in file.results and not canceled:
+            raise Broken(f"I15: job {file.job} is done without a result")
+        return self._move(state, file, "canceled" if canceled else "done")._replace(shown=state.shown | {file.job})
 
     @staticmethod
     def _rename_directory(state: State, old: str, new: str) -> State:
@@ -399,11 +533,10 @@ class Protocol:
             files = [file for file in state.files if file.job == job and file.place != "aside"]
             if not files:
                 raise Broken(f"I1: job {job} is lost")
-            if any(len(set(map(abs, file.results))) != len(file.results) for file in files):
+            if any(len({abs(result) % CANCELED for result in file.results}) != len(file.results) for file in files):
                 raise Broken(f"I3: job {job} has two results of one attempt")
-        waits = self.chained and not any(job == 0 for job, _ in state.shown)
-        if waits and any(file.job == 1 and file.place != "blocked" for file in state.files):
-            raise Broken("I5: job 1 was released before job 0 was done")
+            if sum(file.place[0] not in "RP" for file in files) > 1:
+                raise Broken(f"I1: job {job} lies in {sorted(file.place for file in files)}")
         for holder, actor in enumerate(state.actors):
             given = actor.at == "v8"
             if given and any(self._owner(name) in actor.taking and name[0] in "PR" for name in state.directories):
@@ -416,11 +549,19 @@ class Protocol:
         """
         runners = range(self.runners)
         able = any(state.actors[who].alive and f"{PENDING}{who}" in state.directories for who in runners)
-        ends = ("done",) if able else ("done", "ready", "blocked")
+        ends = ("done", "canceled", "held") if able else ("done", "canceled", "held", "ready", "blocked")
+        held = any(file.place == "held" for file in state.files)
         for job in range(self.jobs):
-            places = [file.place for file in state.files if file.job == job and file.place != "aside"]
-            if len(places) != 1 or places[0] not in ends:
-                raise Broken(f"the work ends with job {job} in {sorted(places)}")
+            files = [file for file in state.files if file.job == job and file.place != "aside"]
+            places = [file.place.partition("~")[0] for file in files]
+            waits = job == 1 and held and places == ["blocked"]
+            if len(places) != 1 or not (places[0] in ends or waits):
+                raise Broken(f"I11: the work ends with job {job} in {sorted(places)}")
+            if able and files[0].place.startswith("canceled~") and self._is_stale(state, files[0]):
+                raise Broken(f"I11: the work ends with job {job} canceled because of what does not hold")
+
+
+_OF_A_PERSON = ("n1", "h1", "q1", "y1", "edit")
 
 
 def explore(protocol: Protocol) -> int:
@@ -434,7 +575,7 @@ def explore(protocol: Protocol) -> int:
             protocol.check(state)
             moved = False
             for name, after in protocol.steps(state):
-                moved = moved or not name.startswith(("crash", "declare"))
+                moved = moved or not name.startswith(("crash", "declare", *_OF_A_PERSON))
                 if after not in came:
                     came[after] = (state, name)
                     queue.append(after)

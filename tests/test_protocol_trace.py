@@ -23,8 +23,15 @@ _STEPS = [  # (call, source, target, the model's step)
     ("rename", rf"pending/(?P<who>[^/~]+)/{_JOB}", r"running/.*", "t2 {who}"),
     ("link", rf"running/(?P<who>[^/~]+)/{_JOB}", r".*", "f1 {who}"),
     ("rename", r"running/(?P<who>[^/~]+)/\..*", r".*", "f2 {who}"),
-    ("rename", rf"running/(?P<who>[^/~]+)/{_JOB}", r"done/.*", "{shows} {who}"),
+    ("rename", rf"(?:pending|running)/(?P<who>[^/~]+)/{_JOB}", r"done/.*", "{shows} {who}"),
     ("rename", rf"blocked/{_JOB}", r"ready/.*", "r1 * {job}.{attempt}"),
+    ("rename", rf"blocked/{_JOB}", r"done/canceled/.*~.*", "k1 * {job}.{attempt}"),
+    ("rename", rf"(?:ready/any|blocked|held)/{_JOB}", r"done/canceled/[^~]*", "n1 {job}.{attempt}"),
+    ("rename", rf"(?:ready/any|blocked)/{_JOB}", r"held/.*", "h1 {job}.{attempt} held"),
+    ("rename", rf"held/{_JOB}", r"(?:ready|blocked)/.*", "h1 {job}.{attempt} released"),
+    ("rename", rf"(?:held|blocked)/{_JOB}", r"(?:held|blocked)/.*", "w2 {job}.{attempt}"),
+    ("rename", rf"done/canceled/{_JOB}", r"(?:ready|blocked)/.*", "{returns}{job}.{attempt}"),
+    ("create", r"requests/cancel-0*(?P<id>\d+)\.(?P<attempt>\d+)", r"", "q1 {job}.{attempt}"),
     ("rename", r"runners/(?P<other>[^/~]+)", r"runners/(?P<who>[^/~]+)/taken/.*", "v3 {who} takes {other}"),
     ("rename", r"running/(?P<other>[^/~]+)", r"running/(?P<who>[^/~]+)~.*", "v5 {who} R{other}"),
     ("rename", r"pending/(?P<other>[^/~]+)", r"pending/(?P<who>[^/~]+)~.*", "v5 {who} P{other}"),
@@ -35,7 +42,7 @@ _STEPS = [  # (call, source, target, the model's step)
     ("rename", rf"(?:pending|running)/(?P<who>[^/~]+)/{_JOB}", r"ready/.*", "{gives} {who}"),
 ]
 _SILENT = re.compile(r"look|crash|declare|v8|v11|v5 \d (done|again)|v7 \d done")
-_NOT_OF_JOBS = re.compile(r"runners/|requests/|(pending|running)/[^/~]+$")  # births, beats, ends
+_NOT_OF_JOBS = re.compile(r"runners/|requests/|(pending|running)/[^/~]+$")  # births, beats, ends, wishes obeyed
 
 
 class Traced:
@@ -45,6 +52,14 @@ class Traced:
         self.root, self.calls = root, list[tuple[str, str, str]]()
         for name in ("rename", "link", "unlink", "rmdir"):
             monkeypatch.setattr(fsops.os, name, self._recorded(name, getattr(os, name)))
+        create = fsops.create
+
+        def recorded(path: str, data: bytes = b"", mode: int = 0o644) -> bool:
+            if path.startswith(f"{root}/requests/"):
+                self.calls.append(("create", self._inside(path), ""))
+            return create(path, data, mode)
+
+        monkeypatch.setattr(fsops, "create", recorded)
 
     def _recorded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(source: str, target: str = "", **more: Any) -> Any:
@@ -70,8 +85,9 @@ def labels(calls: list[tuple[str, str, str]], actors: list[str]) -> Iterator[str
                 continue
             found = one.groupdict() | other.groupdict()
             numbered = {key: actors.index(value) for key, value in found.items() if key in ("who", "other")}
-            if "job" in found:
-                numbered |= {"job": int(found["job"]) - 1, "attempt": int(found["attempt"])}
+            if "attempt" in found:
+                job = found.get("job") or found["id"]
+                numbered |= {"job": int(job) - 1, "attempt": int(found["attempt"])}
             if label.startswith("f1"):
                 begun.add((found["who"], source))
             elif label.startswith("f2"):
@@ -79,7 +95,12 @@ def labels(calls: list[tuple[str, str, str]], actors: list[str]) -> Iterator[str
                     break  # a taker notes a lost attempt: that is no result
                 recorded.add((found["who"], target))
             own = (found.get("who", ""), source) in recorded
-            yield label.format(**numbered, shows="f3" if own else "v9", gives="f3'" if own else "v10")
+            yield label.format(
+                **numbered,
+                shows="f3" if own else "v9",
+                gives="f3'" if own else "v10",
+                returns="w1 * " if "~" in source else "y1 ",
+            )
             break
         else:
             assert _NOT_OF_JOBS.match(source), f"the model has no step for {name} {source} -> {target}"
@@ -89,7 +110,7 @@ def replay(protocol: Protocol, steps: list[str]) -> None:
     """Some way through the model takes these steps in this order."""
     states = _silently(protocol, {protocol.initial()})
     for number, step in enumerate(steps):
-        wanted = re.compile(re.escape(step.removesuffix("?")).replace(r"\*", r"\d") + "( to retry)?")
+        wanted = re.compile(re.escape(step.removesuffix("?")).replace(r"\*", r"\d") + "( to retry| canceled)?")
         after = {new for state in states for name, new in protocol.steps(state) if wanted.fullmatch(name)}
         if step.endswith("?"):
             after |= states
@@ -154,6 +175,45 @@ def taken_back_with_a_result_to_retry(one: Hand, other: Hand) -> None:
     _taken_back(one, other)
 
 
+def canceled_and_retried(one: Hand, other: Hand) -> None:
+    changes.cancel(one.store, ["first"])
+    other.served.settle()
+    changes.retry(one.store, ["first"])
+    other.take("first")
+    other.finish(1, Status.COMPLETED)
+
+
+def held_canceled_and_retried(one: Hand, other: Hand) -> None:
+    changes.hold(one.store, ["second"])
+    changes.cancel(one.store, ["first"])
+    changes.retry(one.store, ["first"])
+    changes.release(one.store, ["second"])
+    other.take("first")
+    other.finish(1, Status.COMPLETED)
+
+
+def canceled_while_it_runs(one: Hand, other: Hand) -> None:
+    one.take("first")
+    changes.cancel(other.store, ["first"])
+    one.finish(1, Status.CANCELED)
+    other.served.settle()
+
+
+def taken_back_when_it_was_to_be_canceled(one: Hand, other: Hand) -> None:
+    one.take("first")
+    changes.cancel(other.store, ["first"])
+    _taken_back(one, other)
+
+
+def taken_back_when_pending_and_to_be_canceled(one: Hand, other: Hand) -> None:
+    one.claim()
+    changes.cancel(other.store, ["first"])
+    _taken_back(one, other)
+
+
+ANYWAY = (held_canceled_and_retried,)  # the second is not canceled with the first
+
+
 def _taken_back(dead: Hand, other: Hand) -> None:
     changes.recover(other.store, said_dead=[dead.name])
 
@@ -168,22 +228,27 @@ def _taken_back(dead: Hand, other: Hand) -> None:
         taken_back_from_both,
         run_again_by_the_other,
         taken_back_with_a_result_to_retry,
+        canceled_and_retried,
+        held_canceled_and_retried,
+        canceled_while_it_runs,
+        taken_back_when_it_was_to_be_canceled,
+        taken_back_when_pending_and_to_be_canceled,
     ],
 )
 def test_what_the_code_does_the_model_allows(
     story: Callable[[Hand, Hand], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = str(tmp_path / "spool")
-    tools.submit(spool, tools.workflow({"first": Wanted(), "second": Wanted(after=("first",))}))
+    anyway = story in ANYWAY
+    tools.submit(spool, tools.workflow({"first": Wanted(), "second": Wanted(after=("first",), anyway=anyway)}))
     store = tools.open_workflow(spool)
     one, other = Hand(store), Hand(tools.open_workflow(spool))
     traced = Traced(store.layout.root, monkeypatch)
     story(one, other)
     names = [one.name, other.name]
     names += dict.fromkeys(name for _, _, target in traced.calls for name in _takers(target))
-    protocol = Protocol(
-        jobs=2, takers=len(names) - 2, chained=True, rules=Rules(), faults=Faults(declared=2, retries=1)
-    )
+    faults = Faults(declared=2, retries=1, commands=4)
+    protocol = Protocol(jobs=2, takers=len(names) - 2, chained=True, anyway=anyway, rules=Rules(), faults=faults)
     steps = list(labels(traced.calls, names))
     assert len(steps) > 4
     replay(protocol, steps)

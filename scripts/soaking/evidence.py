@@ -43,6 +43,7 @@ class Evidence(NamedTuple):
     ends: Counter[tuple[int, int]]
     actions: dict[int, tuple[str, str | None, int | None]]  # state, runner, code by number
     performed: dict[int, list[str]]  # runners, as the actions' own logs have it
+    recovered: int  # runners whose work was taken back
 
 
 def gather(root: Path, logs: Path) -> Evidence:
@@ -62,6 +63,7 @@ def gather(root: Path, logs: Path) -> Evidence:
             int(log.name.rsplit("-", 1)[1]): [line.split()[1] for line in log.read_text().splitlines()]
             for log in logs.glob(f"{prefix}-action-*")
         },
+        sum(json.loads(path.read_bytes())["state"] == "dead" for path in (root / "runners").rglob("end.json")),
     )
 
 

@@ -14,12 +14,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from evidence import gather
+from evidence import Evidence, gather
 from verdict import Deaths, Tally, problems, tally
 from workload import JOB, Workload, make
 from world import TIMEOUT_S, World
 
 UNFINISHED = 2  # workflows that are at work at one time
+MOST_HARM = 20  # after so much it ends
 OUTCOMES = ("completed", "failed", "canceled", "terminated")
 
 
@@ -31,7 +32,7 @@ def main() -> int:
         sys.exit(f"soak: {base}: is not empty; name a new directory")
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     world = World(base, options.runners, seed)
-    why_not = world.mount(options.minutes)
+    why_not = world.mount()
     print(
         f"soak: seed {seed}, {options.runners} runners, {options.jobs} jobs a workflow, {options.minutes:g} min, {base}"
     )
@@ -39,7 +40,7 @@ def main() -> int:
         print(f"soak: the disk never gets full: no tmpfs to be had ({why_not})")
     sys.stdout.flush()
     began = time.monotonic()
-    soak = Soak(world, options.jobs, seed, at_most=options.workflows)
+    soak = Soak(world, options.jobs, seed, at_most=options.workflows, keep=options.keep)
     try:
         soak.work(options.minutes * 60)
         soak.drain()
@@ -47,7 +48,7 @@ def main() -> int:
         world.stop()
         world.heal(all_of_it=True)
         world.unmount()
-    wrong = soak.judge()
+    wrong = world.wrong
     print(soak.summary(time.monotonic() - began))
     for line in wrong:
         print(f"WRONG: {line}")
@@ -68,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1, metavar="T", help="of new workflows and faults (1)")
     parser.add_argument("--seed", type=int, metavar="S", help="of all that is random; default: another one each time")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="to work in; is kept. Default: a temporary one")
+    parser.add_argument("--keep", action="store_true", help="also the workflows with which nothing is wrong")
     options = parser.parse_args()
     least = min(options.runners, options.jobs, 1 if options.workflows is None else options.workflows)
     if least < 1 or options.minutes < 0:
@@ -78,20 +80,25 @@ def _options() -> argparse.Namespace:
 class Soak:
     """Workflows that are submitted, worked on in a bad world, brought to their end, and judged."""
 
-    def __init__(self, world: World, jobs: int, seed: int, *, at_most: int | None) -> None:
-        self._world, self._jobs, self._at_most = world, jobs, at_most
+    def __init__(self, world: World, jobs: int, seed: int, *, at_most: int | None, keep: bool) -> None:
+        self._world, self._jobs, self._at_most, self._keep = world, jobs, at_most, keep
         self._random = random.Random(seed + 1)
         self._script = world.base / "job.sh"
         self._script.write_text(JOB)
-        self._workloads: dict[int, Workload] = {}
+        self._workloads: dict[int, Workload] = {}  # of the workflows that have not been judged
+        self._submitted = 0
         self._tallies: list[Tally] = []
 
     def work(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         next_fault = time.monotonic() + 1.5
-        while (now := time.monotonic()) < end:
-            if len(self._workloads) != self._at_most and len(self._unfinished()) < UNFINISHED:
+        while (now := time.monotonic()) < end and len(self._world.wrong) < MOST_HARM:
+            unfinished = self._unfinished()
+            if self._submitted != self._at_most and len(unfinished) < UNFINISHED:
                 self._submit()
+            for workflow in set(self._workloads) - set(unfinished):
+                if self._world.is_at_rest(self._root(workflow)):
+                    self._judge(workflow)
             self._world.fill_up()
             self._world.heal()
             if now >= next_fault:
@@ -100,7 +107,7 @@ class Soak:
             time.sleep(0.05)
 
     def drain(self) -> None:
-        """No more faults: all that was begun comes to its end."""
+        """No more faults: all that was begun comes to its end, and is judged."""
         world = self._world
         world.heal(all_of_it=True)
         deadline = time.monotonic() + TIMEOUT_S
@@ -113,32 +120,45 @@ class Soak:
                 world.ended(runner)
             except subprocess.TimeoutExpired:
                 world.wrong.append(f"a runner does not end: {runner.talk}")
-        # what the last runner of a workflow was killed before: actions of its end
-        for workflow in self._workloads:
-            world.torc("run", str(workflow), "--max-parallel-jobs", "2")
+        for workflow in list(self._workloads):
+            self._judge(workflow)
 
-    def judge(self) -> list[str]:
-        """What is wrong."""
-        world = self._world
-        wrong = [*world.wrong]
-        deaths = Deaths(world.dead, world.disk_was_full)
-        for workflow, workload in self._workloads.items():
-            evidence = gather(self._root(workflow), world.logs)
+    def _judge(self, workflow: int) -> None:
+        """Say what is wrong with a workflow that is finished. One with which nothing is makes room for others."""
+        world, workload = self._world, self._workloads[workflow]
+        # what the last runner of a workflow was killed before: actions of its end
+        world.torc("run", str(workflow), "--max-parallel-jobs", "2")
+        evidence: Evidence = gather(self._root(workflow), world.logs)
+        wrong = [*problems(workload.expected, evidence, Deaths(world.dead, world.disk_was_full))]
+        checked = world.torc("fsck", str(workflow))
+        if checked.returncode:
+            wrong.append(f"fsck does not find it sound: {checked.stdout}{checked.stderr}")
+        if wrong or self._keep:
+            del self._workloads[workflow]
+        elif world.torc("delete", str(workflow)).returncode == 0:
+            del self._workloads[workflow]
+            for log in world.logs.glob(f"{workflow}-*"):
+                log.unlink()
+        if workflow not in self._workloads:  # else a runner has just looked in: it is judged again
             self._tallies.append(tally(evidence))
-            wrong += [f"workflow {workflow}: {line}" for line in problems(workload.expected, evidence, deaths)]
-        return wrong
+            world.wrong += [f"workflow {workflow}: {line}" for line in wrong]
 
     def summary(self, seconds: float) -> str:
         did, all_of = self._world.did, Counter[str]()
         for each in self._tallies:
             all_of.update(each._asdict())
-        done = ", ".join(f"{count} {what}" for what, count in sorted(did.items()))
+        kills = did["kill"] + did["kill all"]
+        freezes = did["freeze"] + did["freeze to death"]
         return (
-            f"soak: {seconds:.0f} s; {len(self._tallies)} workflows, {all_of['jobs']} jobs, "
-            f"{all_of['attempts']} attempts recorded, {all_of['lost']} lost with their runners, "
+            f"soak: {seconds / 60:.1f} min; {len(self._tallies)} workflows, {all_of['jobs']} jobs, "
+            f"{all_of['attempts']} attempts recorded, {all_of['lost']} of them lost with their runners, "
             f"{all_of['executions']} executions; {all_of['actions']} actions performed, "
-            f"{all_of['interrupted']} interrupted\nsoak: faults: {done or 'none'}; "
-            f"{len(self._world.dead)} runners did not end of themselves"
+            f"{all_of['interrupted']} interrupted\n"
+            f"soak: done to runners: {kills} killed ({did['kill all']} with their jobs), {freezes} frozen, "
+            f"{did['said dead']} declared dead while they lived ({did['freeze to death']} of them frozen); "
+            f"{did['fill']} spells of a full disk, in which {did['gave up']} runners gave up; "
+            f"{all_of['recovered']} recoveries\n"
+            f"soak: harm found: {len(self._world.wrong)}"
         )
 
     def _submit(self) -> None:
@@ -148,6 +168,7 @@ class Soak:
         done = self._world.torc("submit", str(spec))
         if done.returncode == 0:
             self._workloads[int(done.stdout)] = workload
+            self._submitted += 1
         elif not self._world.disk_was_full:
             self._world.wrong.append(f"a submit failed: {done.stderr}")
 

@@ -26,6 +26,7 @@ class Tally(NamedTuple):
     executions: int
     actions: int
     interrupted: int  # actions whose runner died while it performed them
+    recovered: int  # runners whose work was taken back
 
 
 def tally(evidence: Evidence) -> Tally:
@@ -38,6 +39,7 @@ def tally(evidence: Evidence) -> Tally:
         sum(len(runs) for runs in evidence.runs.values()),
         states["done"],
         states["running"],
+        evidence.recovered,
     )
 
 

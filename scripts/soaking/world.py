@@ -17,7 +17,7 @@ import psutil
 PROGRAM = Path(sys.executable).parent / "torc-spool"
 TIMEOUT_S = 180.0
 GAVE_UP = 2  # the exit code of a runner that its filesystem does not serve
-SIZE_MB, SIZE_MB_A_MINUTE = 32, 64  # of the tmpfs
+SIZE_MB = 64  # of the tmpfs: workflows that are judged make room for others
 
 
 class Runner:
@@ -54,10 +54,9 @@ class World:
 
     # -- the disk -------------------------------------------------------------------------------------------
 
-    def mount(self, minutes: float) -> str | None:
-        """Put the spool on a filesystem of its own that has room for so long; why not, where that cannot be."""
-        size = round(SIZE_MB + SIZE_MB_A_MINUTE * minutes)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}m,mode=755", "torc-spool-soak", str(self.spool)]
+    def mount(self) -> str | None:
+        """Put the spool on a small filesystem of its own; why not, where that cannot be."""
+        command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m,mode=755", "torc-spool-soak", str(self.spool)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
@@ -90,6 +89,14 @@ class World:
             self.ballast.unlink(missing_ok=True)
         self._ballast_until = None
 
+    def is_at_rest(self, root: Path) -> bool:
+        """Whether no runner holds a directory of a workflow, and there is room."""
+        return (
+            self._ballast_until is None
+            and not any((root / "pending").iterdir())
+            and not any((root / "running").iterdir())
+        )
+
     # -- the runners ----------------------------------------------------------------------------------------
 
     def start(self, *words: str) -> Runner:
@@ -109,6 +116,12 @@ class World:
     def ended(self, runner: Runner) -> None:
         """Look at how a runner has ended."""
         self.runners.remove(runner)
+        before = len(self.wrong)
+        self._look_at_end(runner)
+        if len(self.wrong) == before:
+            runner.talk.unlink()
+
+    def _look_at_end(self, runner: Runner) -> None:
         code, talk = runner.process.wait(), runner.talk.read_text(errors="replace")
         if "Traceback" in talk or "Exception ignored" in talk:
             self.wrong.append(f"a runner shows a traceback: {runner.talk}")
@@ -164,7 +177,7 @@ class World:
             self.dead.add(runner.pid)
             workflow = path.parent.parent.name.split("-")[0]
             done = self.torc("recover", workflow, "--dead", path.name)
-            self.did["recoveries"] += done.returncode == 0
+            self.did["said dead"] += done.returncode == 0
 
     def heal(self, *, all_of_it: bool = False) -> None:
         """Let go on, and make room, what is due."""
