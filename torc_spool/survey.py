@@ -196,6 +196,8 @@ class _Survey:
                 self._foreign(what, "is no runner's record" if files is None else "is the record of another runner")
                 continue
             end = self._record(path, what, "end.json", RunnerEnd)
+            if any(not isinstance(line.get("event"), str) for line in _lines(f"{path}/journal")):
+                self._foreign(f"{what}/journal", "has lines that are none of a journal")
             events = _events(f"{path}/journal")
             there = files - {file for file, said in (("runner.json", record), ("end.json", end)) if said is None}
             said = taken or record is not None

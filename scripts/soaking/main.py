@@ -12,9 +12,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from evidence import Evidence, gather
+from evidence import gather
 from verdict import Deaths, Tally, problems, tally
 from workload import JOB, Workload, make
 from world import TIMEOUT_S, World
@@ -85,24 +86,24 @@ class Soak:
         self._random = random.Random(seed + 1)
         self._script = world.base / "job.sh"
         self._script.write_text(JOB)
-        self._workloads: dict[int, Workload] = {}  # of the workflows that have not been judged
+        self._workloads: dict[int, Workload] = {}  # of the workflows that are not finished
+        self._finished: dict[int, Workload] = {}  # that are to be judged
         self._submitted = 0
         self._tallies: list[Tally] = []
+        self._judge = ThreadPoolExecutor(1)
+        self._judging: Future[None] | None = None
 
     def work(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         next_fault = time.monotonic() + 1.5
         while (now := time.monotonic()) < end and len(self._world.wrong) < MOST_HARM:
-            unfinished = self._unfinished()
-            if self._submitted != self._at_most and len(unfinished) < UNFINISHED:
+            self._look()
+            if self._submitted != self._at_most and len(self._workloads) < UNFINISHED:
                 self._submit()
-            for workflow in set(self._workloads) - set(unfinished):
-                if self._world.is_at_rest(self._root(workflow)):
-                    self._judge(workflow)
             self._world.fill_up()
             self._world.heal()
             if now >= next_fault:
-                self._world.hurt()
+                self._world.hurt(fill=self._judging is None)
                 next_fault = time.monotonic() + self._random.expovariate(0.8)
             time.sleep(0.05)
 
@@ -111,7 +112,8 @@ class Soak:
         world = self._world
         world.heal(all_of_it=True)
         deadline = time.monotonic() + TIMEOUT_S
-        while self._unfinished() and time.monotonic() < deadline:
+        while self._workloads and time.monotonic() < deadline:
+            self._look()
             world.fill_up()
             time.sleep(0.1)
         for runner in list(world.runners):
@@ -120,28 +122,46 @@ class Soak:
                 world.ended(runner)
             except subprocess.TimeoutExpired:
                 world.wrong.append(f"a runner does not end: {runner.talk}")
-        for workflow in list(self._workloads):
-            self._judge(workflow)
+        self._judge.shutdown()
+        for workflow, workload in {**self._finished, **self._workloads}.items():
+            self._hold_to_account(workflow, workload)
 
-    def _judge(self, workflow: int) -> None:
+    def _look(self) -> None:
+        """Which workflows have come to their end; one of them is judged at a time, while the others go on."""
+        for workflow, workload in list(self._workloads.items()):
+            done = self._root(workflow) / "done"
+            if sum(1 for outcome in OUTCOMES for _ in (done / outcome).iterdir()) == len(workload.expected):
+                self._finished[workflow] = self._workloads.pop(workflow)
+        if self._judging is not None and self._judging.done():
+            self._judging.result()
+            self._judging = None
+        if self._judging is None:
+            for workflow, workload in self._finished.items():
+                if self._world.is_at_rest(self._root(workflow)):
+                    self._judging = self._judge.submit(self._hold_to_account, workflow, workload)
+                    return
+
+    def _hold_to_account(self, workflow: int, workload: Workload) -> None:
         """Say what is wrong with a workflow that is finished. One with which nothing is makes room for others."""
-        world, workload = self._world, self._workloads[workflow]
+        world = self._world
         # what the last runner of a workflow was killed before: actions of its end
         world.torc("run", str(workflow), "--max-parallel-jobs", "2")
-        evidence: Evidence = gather(self._root(workflow), world.logs)
+        evidence = gather(self._root(workflow), world.logs)
         wrong = [*problems(workload.expected, evidence, Deaths(world.dead, world.disk_was_full))]
         checked = world.torc("fsck", str(workflow))
         if checked.returncode:
             wrong.append(f"fsck does not find it sound: {checked.stdout}{checked.stderr}")
-        if wrong or self._keep:
-            del self._workloads[workflow]
-        elif world.torc("delete", str(workflow)).returncode == 0:
-            del self._workloads[workflow]
+        if not wrong and not self._keep:
+            deleted = world.torc("delete", str(workflow))
+            if deleted.returncode and world.runners:
+                return  # one of them has just looked in: it is judged again
+            if deleted.returncode:
+                wrong.append(f"it cannot be deleted: {deleted.stderr}")
             for log in world.logs.glob(f"{workflow}-*"):
                 log.unlink()
-        if workflow not in self._workloads:  # else a runner has just looked in: it is judged again
-            self._tallies.append(tally(evidence))
-            world.wrong += [f"workflow {workflow}: {line}" for line in wrong]
+        self._finished.pop(workflow, None)
+        self._tallies.append(tally(evidence))
+        world.wrong += [f"workflow {workflow}: {line}" for line in wrong]
 
     def summary(self, seconds: float) -> str:
         did, all_of = self._world.did, Counter[str]()
@@ -174,13 +194,6 @@ class Soak:
 
     def _root(self, workflow: int) -> Path:
         return next(self._world.spool.glob(f"{workflow}-*"))
-
-    def _unfinished(self) -> list[int]:
-        counts = {
-            workflow: sum(1 for outcome in OUTCOMES for _ in (self._root(workflow) / "done" / outcome).iterdir())
-            for workflow in self._workloads
-        }
-        return [workflow for workflow, count in counts.items() if count < len(self._workloads[workflow].expected)]
 
 
 if __name__ == "__main__":

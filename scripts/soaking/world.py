@@ -133,15 +133,15 @@ class World:
             return
         self.wrong.append(f"a runner ended with {code}, and nothing was done to it: {runner.talk}")
 
-    def hurt(self) -> None:
-        """One thing, at random."""
+    def hurt(self, *, fill: bool) -> None:
+        """One thing, at random; whether the disk may get full as well."""
         able = [runner for runner in self.runners if runner.thaw_at is None and runner.process.poll() is None]
         if not able:
             return
         runner = self._random.choice(able)
         kinds = ["kill", "kill", "kill all", "freeze", "freeze to death", "say dead", *["fill"] * bool(self.ballast)]
         kind = self._random.choice(kinds)
-        if kind == "fill" and self._ballast_until is not None:
+        if kind == "fill" and (self._ballast_until is not None or not fill):
             return
         self.did[kind] += 1
         if kind in ("kill", "kill all"):
