@@ -113,7 +113,9 @@ class Execution:
             return False
         cause = None
         if self.ending is None and code:
-            after = counter.now() if counter is not None else NOT_KNOWN
+            # what was killed on the other nodes of a job, nobody counts here
+            is_here = self.job.resources.num_nodes == 1
+            after = counter.now() if counter is not None and is_here else NOT_KNOWN
             cause = causes.of_exit(code, self.oom_kills, after, is_alone=self.is_alone)
         self._exit = (code, cause, usage, ended_clock - self.started_clock)
         self.attempt = self._result(*self._exit)
