@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from torc_spool import allocation, capacity
+from torc_spool import allocation, capacity, crowd
 from torc_spool import lease as leases
 from torc_spool.errors import EXIT_JOBS_FAILED, TorcSpoolError, UsageError
 from torc_spool.runner import Options, Result, Runner
@@ -123,6 +124,16 @@ def _time_limit(text: str | None) -> int | None:
     metavar="SECONDS",
     help="What counts as at once.",
 )
+@click.option(
+    "--calls-per-second",
+    type=click.IntRange(1, 1_000_000),
+    default=crowd.CALLS_PER_S,
+    show_default=True,
+    envvar="TORC_SPOOL_CALLS_PER_SECOND",
+    metavar="N",
+    help="What all runners of a workflow together may ask of the filesystem beside the steps of their jobs. Give it to "
+    "all of them; also by TORC_SPOOL_CALLS_PER_SECOND.",
+)
 @ignore_missing_data
 @HASH_INPUTS
 @click.pass_obj
@@ -145,6 +156,7 @@ def run(
     lease: float | None,
     sick_after: int | None,
     sick_within: float,
+    calls_per_second: int,
     ignore_missing_data: bool,
     hash_inputs: bool,
 ) -> int:
@@ -161,6 +173,7 @@ def run(
     asked_s = _time_limit(time_limit)
     lease_s = leases.DEFAULT_S if lease is None else leases.check(lease, "--lease")
     spool = state.spool()
+    time.sleep(crowd.turn_s(os.environ, calls_per_second))  # the time limit begins after it
     workflow_id = None if spec_or_id is None else workflow_or_spec(spool, spec_or_id)
     if spec_or_id is not None and workflow_id is None:
         from .submit import publish, read_spec  # reading specs is not what most runners are started for
@@ -186,6 +199,7 @@ def run(
         lease_s=lease_s,
         sick_after=sick_after,
         sick_within_s=sick_within,
+        calls_per_s=calls_per_second,
     )
     view = _bar(spool.open(workflow_id).workflow.num_jobs) if workflow_id and sys.stderr.isatty() else _Lines()
     runner = Runner(spool, options, workflow_id=workflow_id, tell=view.tell, progress=view.progress)

@@ -160,6 +160,20 @@ def test_very_many_damaged_spools_are_met_with_sentences(place: Path, rng: rando
     check_damaged(place, rng)
 
 
+def test_a_pipe_in_the_trash_is_removed_without_opening_it(place: Path) -> None:
+    fresh(place)
+    os.mkfifo("spool/.trash/1-deleted")
+    assert call(["submit", "spec.json"], place).code == 0
+    assert os.listdir("spool/.trash") == []
+
+
+def test_a_journal_that_says_anything_hinders_no_recovery(place: Path) -> None:
+    fresh(place)
+    journal = Path(f"spool/1-flow/runners/{hostilespool.DEAD}/journal")
+    journal.write_text('{"event":"start","id":4,"attempt":{"a":1}}\n{"event":"start","id":[],"attempt":1}\n[]\n')
+    assert json.loads(call(["recover", "1", "-f", "json"], place).stdout)["jobs"][0]["action"] == "requeue"
+
+
 # -- names ---------------------------------------------------------------------------------------------------------
 
 ACCEPTED = [

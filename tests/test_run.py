@@ -18,7 +18,7 @@ import cliutil
 import pytest
 from cliutil import TIMEOUT_S, Lab, gone, pid_in, wait_until
 
-from torc_spool import actor
+from torc_spool import actor, owners
 from torc_spool.select import Free, Offer
 from torc_spool.served import Served
 
@@ -668,6 +668,20 @@ def test_a_runner_that_waits_takes_over_from_one_that_dies(lab: Lab) -> None:
     lab.check()
 
 
+def test_a_holder_that_dies_between_two_looks_is_worth_waiting_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lived when the runner looked around, and is dead when it looks at who holds what it waits for."""
+    gate = lab.gate()
+    lab.submit(job("first", gate.wait), job("second", depends_on=["first"]))
+    holder = lab.start("run", 1)
+    gate.await_jobs("first")
+    served = Served(lab.store(), actor.identity(actor.new_name()), directories=None)
+    offer = Offer.idle(Free(cpus=1, memory_mib=1))
+    assert served.prospects.may_follow(offer, served.actor)
+    holder.kill()
+    monkeypatch.setattr(owners, "dead", lambda _found: [])
+    assert served.prospects.may_follow(offer, served.actor)
+
+
 def test_a_death_that_is_seen_just_before_ending_is_worth_waiting_for(lab: Lab) -> None:
     """The holder may die between the look for the dead and the look for what may still follow."""
     gate = lab.gate()
@@ -676,12 +690,12 @@ def test_a_death_that_is_seen_just_before_ending_is_worth_waiting_for(lab: Lab) 
     gate.await_jobs("j1")
     served = Served(lab.store(), actor.identity(actor.new_name()), directories=None)
     offer = Offer.idle(Free(cpus=1, memory_mib=1))
-    assert not served.may_follow(offer)
+    assert not served.prospects.may_follow(offer, served.actor)
     holder.kill()
-    assert served.may_follow(offer)
+    assert served.prospects.may_follow(offer, served.actor)
     gate.open()
     lab.run(1)
-    assert not served.may_follow(offer)
+    assert not served.prospects.may_follow(offer, served.actor)
 
 
 def test_a_runner_without_an_id_serves_all_workflows_the_oldest_first(lab: Lab) -> None:

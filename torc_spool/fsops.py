@@ -158,6 +158,12 @@ def remove_tree(path: str) -> None:
 
     with _translated("remove", path):
         _call("rmtree", path)
+        try:
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                os.unlink(path)  # rmtree would open it, and a pipe would let it wait for ever
+                return
+        except FileNotFoundError:
+            return
         if sys.version_info >= (3, 12):
             shutil.rmtree(path, onexc=_raise_unless_gone)
         else:

@@ -33,6 +33,7 @@ class ClaimLock:
         self._path, self._clock, self._sleep = path, clock, sleep
         self._descriptor: int | None = None
         self._not_before = 0.0
+        self.spread_s = 0.0  # between two tries, where many wait: each is a call
 
     @contextmanager
     def held(self) -> Iterator[bool]:
@@ -72,14 +73,14 @@ class ClaimLock:
     def _wait(self, descriptor: int) -> bool:
         from filelock import lock_descriptor  # not needed by a runner that is alone
 
-        deadline, pause = self._clock() + WAIT_S, _FIRST_POLL_S
+        deadline, pause = self._clock() + WAIT_S, max(_FIRST_POLL_S, self.spread_s / 2)
         try:
             while not lock_descriptor(descriptor, blocking=False):
                 if self._clock() >= deadline:
                     return False
                 # jitter, and short polls at first: at one fixed long interval a waiter may never win
                 self._sleep(pause * random.uniform(0.5, 1.5))
-                pause = min(pause * 1.5, _LAST_POLL_S)
+                pause = min(pause * 1.5, max(_LAST_POLL_S, self.spread_s))
         except OSError:
             return False  # no locks here, or none left
         return True

@@ -166,7 +166,12 @@ def parse_revision(directory: str) -> int | None:
 
 def new_runner_name(host: str, pid: int) -> str:
     """A name that is never used again: the host, the process and 32 random bits."""
-    return f"{slugify(host, 100).rstrip('-') or 'host'}-{pid}-{os.urandom(4).hex()}"
+    return f"{runner_host(host)}-{pid}-{os.urandom(4).hex()}"
+
+
+def runner_host(host: str) -> str:
+    """How a host is called in the names of its runners."""
+    return slugify(host, 100).rstrip("-") or "host"
 
 
 def is_runner(name: str) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from torc_spool import causes, evidence, fsops, naming, processes
+from torc_spool import causes, crowd, evidence, fsops, naming, processes
 from torc_spool.actor import Actor
 from torc_spool.errors import DamagedFile, StorageError
 from torc_spool.evidence import Death, Here
@@ -52,6 +52,22 @@ class Owner(NamedTuple):
         return "silent" if silent else "alive"
 
 
+class Around:
+    """Where a runner stands in a crowd, and what it remembers of the others. `scan` keeps it up to date."""
+
+    def __init__(self, own: str) -> None:
+        self.own = own
+        self.holders: set[str] = set()  # those that hold directories, itself too
+        self.records: dict[str, RunnerRecord] = {}  # they never change
+
+
+def look(store: Store, name: str, mine: Actor | None = None) -> Owner:
+    """One runner that holds something, without what Slurm says."""
+    here, now = Here.now(), _Now(store, mine)
+    owner = _look_at(store, name, here, now, holds=True, is_said=False)
+    return _heed_silence(owner, here) if now.is_sure else owner
+
+
 def scan(
     store: Store,
     *,
@@ -61,6 +77,7 @@ def scan(
     silent_s: float = 0.0,
     inquiry: Inquiry = INQUIRY,
     mine: Actor | None = None,
+    around: Around | None = None,
 ) -> list[Owner]:
     """The runners of a workflow and what is known of their lives. Changes nothing but the time of the lock file.
 
@@ -68,22 +85,46 @@ def scan(
     the allocations of those that hold something and were silent for `silent_s`. `mine` is the actor of this process,
     where it has one: its heartbeat is touched in place of the lock, and while it cannot judge the silence of others
     they count as alive.
+
+    `around`: only of those that hold something and whom this runner watches in a crowd. Each watches the next ones in a
+    ring of all names until it has seen some that live, so that each that dies is seen by some, and after those that
+    were taken back come others. What died on this host is seen by all who are here.
     """
     here = here or Here.now()
     holders = {owners[0] for name in store.owner_directories() if (owners := naming.owners(name))}
     now = _Now(store, mine)
-    found: list[Owner] = []
-    for name in fsops.names(store.layout.runners):
-        if not naming.is_runner(name) or (only_holders and name not in holders):
-            continue
-        found.append(_look_at(store, name, here, now, holds=name in holders, is_said=name in said_dead))
-    for name in sorted(holders - {owner.name for owner in found}):
-        said = SAID if name in said_dead else None
-        found.append(Owner(name, store.layout.runner(name), None, None, None, True, said))
+    if around is not None:
+        around.holders = holders
+        found = list(_look_around(store, around, here, now))
+    else:
+        found = []
+        for name in fsops.names(store.layout.runners):
+            if not naming.is_runner(name) or (only_holders and name not in holders):
+                continue
+            found.append(_look_at(store, name, here, now, holds=name in holders, is_said=name in said_dead))
+        for name in sorted(holders - {owner.name for owner in found}):
+            said = SAID if name in said_dead else None
+            found.append(Owner(name, store.layout.runner(name), None, None, None, True, said))
     found = _ask_slurm(found, here, silent_s, inquiry, knows_silence=now.is_sure)
     if now.is_sure:
         found = [_heed_silence(owner, here) for owner in found]
     return sorted(found, key=lambda owner: ((owner.record and owner.record.started) or 0.0, owner.name))
+
+
+def _look_around(store: Store, around: Around, here: Here, now: _Now) -> Iterator[Owner]:
+    living = 0
+    for name in crowd.ring(around.holders, around.own):
+        if living < crowd.WATCHED or _is_gone(name, here):
+            owner = _look_at(store, name, here, now, holds=True, is_said=False, known=around.records)
+            age, lease_s = owner.heartbeat_age_s, owner.record.lease_s if owner.record else 0.0
+            living += owner.evidence is None and (not now.is_sure or (age is not None and age <= lease_s))
+            yield owner
+
+
+def _is_gone(name: str, here: Here) -> bool:
+    """Whether a name tells of a process of this host that is not there: no proof, but reason to look."""
+    host, pid, _ = name.rsplit("-", 2)
+    return host == naming.runner_host(here.host) and processes.start_time(int(pid)) is None
 
 
 class _Now:
@@ -108,13 +149,26 @@ class _Now:
         return time.time() if now is None else now  # good enough to be shown, not to decide
 
 
-def _look_at(store: Store, name: str, here: Here, now: _Now, *, holds: bool, is_said: bool) -> Owner:
-    """What is known of a runner's life without Slurm, and without its silence."""
+def _look_at(
+    store: Store,
+    name: str,
+    here: Here,
+    now: _Now,
+    *,
+    holds: bool,
+    is_said: bool,
+    known: dict[str, RunnerRecord] | None = None,
+) -> Owner:
+    """What is known of a runner's life without Slurm, and without its silence. `known` are records that were read."""
     directory = store.layout.runner(name)
+    record, end = None if known is None else known.get(name), None
     try:
-        record, end = store.runner_record(directory), store.runner_end(directory)
+        if record is None:
+            record, end = store.runner_record(directory), store.runner_end(directory)
     except StorageError:  # of one alone: nothing is known of it, and the others are not to wait for that
         record, end = None, None
+    if record is not None and known is not None:
+        known[name] = record
     age = now.age(name, directory) if holds else None
     why, cause = None, causes.RUNNER_DIED
     if is_said:

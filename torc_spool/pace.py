@@ -11,6 +11,7 @@ class Pace:
 
     def __init__(self, first: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._first, self._clock = first, clock
+        self.least = 0.0  # a floor under all intervals
         self._interval = first
         self._since = clock()
         self.at = self._since + first
@@ -26,10 +27,10 @@ class Pace:
 
     def hurry(self) -> None:
         """Something has happened: look again after the shortest interval, or when it was due anyway."""
-        self._interval = self._first
-        self.at = min(max(self.at, self._clock()), self._clock() + self._first)
+        self._interval = max(self._first, self.least)
+        self.at = min(max(self.at, self._clock()), self._clock() + self._interval)
 
     def slower(self, last: float) -> None:
         """Nothing has happened: wait twice as long as the last time, at most `last`."""
-        self._interval = min(self._interval * 2, last)
+        self._interval = max(min(self._interval * 2, last), self.least)
         self.at = self._clock() + self._interval

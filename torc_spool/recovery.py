@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 
 from torc_spool import fate, fsops, naming, processes
 from torc_spool.actor import Actor, Taking, decode_journal
+from torc_spool.crowd import RUNNER_VARIABLE as RUNNER_VARIABLE
 from torc_spool.errors import DamagedFile, NotFound, StorageError
 from torc_spool.model import OUTCOMES, Decision, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import Cause
 from torc_spool.owners import SAID as SAID
+from torc_spool.owners import Around
 from torc_spool.owners import Owner as Owner
 from torc_spool.owners import dead as dead
 from torc_spool.owners import scan as scan
 from torc_spool.owners import taken_owners as taken_owners
 from torc_spool.store import Content, Place, Store, encode
 
-RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
 WORKFLOW_VARIABLE = "TORC_WORKFLOW_ID"  # the same
 
 
@@ -106,8 +107,9 @@ def _started(record: str) -> dict[tuple[int, int], dict[str, Any]]:
         with suppress(DamagedFile):
             content = fsops.read(f"{directory}/journal")
             for event in decode_journal(content.data) if content else ():
-                if event.get("event") == "start" and isinstance(event.get("id"), int):
-                    found[event["id"], event.get("attempt", 0)] = event
+                job, attempt = event.get("id"), event.get("attempt")
+                if event.get("event") == "start" and isinstance(job, int) and isinstance(attempt, int):
+                    found[job, attempt] = event
         stack += [f"{directory}/taken/{name}" for name in fsops.names(f"{directory}/taken")]
     return found
 
@@ -298,13 +300,14 @@ def recover(
     only_holders: bool = False,
     silent_s: float = 0.0,
     mine: Actor | None = None,
+    around: Around | None = None,
 ) -> tuple[list[Recovered], list[Owner]]:
     """Take back the work of all who are known to be dead. `born` makes the actor when there is something to do.
 
     Raises NotFound; StorageError for the first of them with whom the filesystem refuses something, once all others
     have been dealt with.
     """
-    owners = scan(store, said_dead=said_dead, only_holders=only_holders, silent_s=silent_s, mine=mine)
+    owners = scan(store, said_dead=said_dead, only_holders=only_holders, silent_s=silent_s, mine=mine, around=around)
     unknown = set(said_dead) - {owner.name for owner in owners}
     if unknown:
         raise NotFound(f"workflow {store.workflow.id} has no runner {', '.join(sorted(unknown))}")

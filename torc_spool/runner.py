@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -128,7 +129,7 @@ class Runner:
 
     def _begin(self) -> None:
         now = time.monotonic()
-        self._beat_at = now + self._heartbeat_s
+        self._beat_at = now + random.uniform(0.5, 1.0) * self._heartbeat_s  # many who begin at once shall not beat so
         if self.options.time_limit_s is not None:
             self._ends_at = now + self.options.time_limit_s
         if self.options.walltime_s is not None:
@@ -278,7 +279,7 @@ class Runner:
             num_nodes=capacity.num_nodes,
             memory_mib=capacity.memory_mib,
         )
-        served = Served(store, record, directories=directories)
+        served = Served(store, record, directories=directories, calls_per_s=options.calls_per_s)
         output = options.output_dir or store.workflow.output_dir or store.layout.output
         output = os.path.abspath(output)
         if output != store.layout.output:
@@ -351,7 +352,7 @@ class Runner:
         if now >= self._beat_at or any(each.actor and each.actor.lease.lapsed for each in self.served.values()):
             self._beat_at = now + TROUBLE_PAUSE_S  # if the filesystem refuses it
             self._beat_all()
-            self._beat_at = now + self._heartbeat_s
+            self._beat_at = now + random.uniform(0.9, 1.0) * self._heartbeat_s
             for served in list(self.served.values()):
                 if self._stage is Stage.CLAIMING and served.actor is not None and not served.finished:
                     served.recover(silent_s=SILENT_S)  # others may have died while we are busy
@@ -499,6 +500,7 @@ class Runner:
             for served in self.served.values():
                 served.stale = True
         else:
+            self._pace.least = sum(served.least_pause_s() for served in self.served.values())
             self._pace.slower(longest)
 
     def _look_again(self, served: Served) -> bool:
@@ -558,7 +560,7 @@ class Runner:
     def _worth_waiting(self) -> bool:
         offer = self.slots.offer(self._seconds_left())
         return self.actions.any_waits or any(
-            not served.finished and served.may_follow(offer) for served in self.served.values()
+            not served.finished and served.prospects.may_follow(offer, served.actor) for served in self.served.values()
         )
 
     def _conclude(self, served: Served) -> None:
@@ -571,7 +573,7 @@ class Runner:
         elif not served.store.exists():
             self._leave_deleted(served)
         else:
-            left = served.left(self.slots.offer(self._seconds_left()))
+            left = served.prospects.left(self.slots.offer(self._seconds_left()), served.actor)
             self._left += [(served.id, each) for each in left]
             is_well = self.options.leave_to_others and all(each.is_others for each in left)
             self._leave(served, errors.EXIT_OK if is_well else errors.EXIT_JOBS_LEFT)

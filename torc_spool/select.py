@@ -49,6 +49,13 @@ class Offer(NamedTuple):
         return cls(capacity, (capacity,) * num_nodes, seconds_left, slots, ignore_resources, own_node_only)
 
     @property
+    def is_used_up(self) -> bool:
+        """Whether no job at all can have anything of it."""
+        if self.ignore_resources:
+            return self.slots == 0
+        return self.slots == 0 or all(free.cpus < 1 for free in self.nodes)
+
+    @property
     def nodes_for_one(self) -> tuple[Free, ...]:
         """Those on which jobs of one node may run."""
         return self.nodes[:1] if self.own_node_only else self.nodes

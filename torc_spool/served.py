@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
+import random
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from torc_spool import fsops, naming, recovery, select
+from torc_spool import crowd, fsops, naming, recovery, select
 from torc_spool.actor import Actor
 from torc_spool.errors import BadName, DamagedFile, StorageError
 from torc_spool.lifecycle import Move
 from torc_spool.locking import ClaimLock
-from torc_spool.model import OUTCOMES, RunnerRecord, Status
+from torc_spool.model import RunnerRecord, Status
 from torc_spool.naming import Cause, JobName
+from torc_spool.owners import Around
+from torc_spool.prospects import Left as Left
+from torc_spool.prospects import Prospects
 from torc_spool.select import Entry, Offer, Pick, ReadyQueue
 from torc_spool.settle import Settler
 from torc_spool.store import Content, Place, Store
@@ -34,20 +37,18 @@ class Claimed(NamedTuple):
     pick: Pick
 
 
-class Left(NamedTuple):
-    """A job without an outcome, and why this runner leaves it so."""
-
-    id: int
-    name: str
-    reason: str
-    is_others: bool = False  # others run it, or may, or it waits for such
-
-
 class Served:
     """A workflow and this runner's part in it."""
 
-    def __init__(self, store: Store, record: RunnerRecord, *, directories: list[str] | None) -> None:
-        self.store, self.record = store, record
+    def __init__(
+        self,
+        store: Store,
+        record: RunnerRecord,
+        *,
+        directories: list[str] | None,
+        calls_per_s: float = crowd.CALLS_PER_S,
+    ) -> None:
+        self.store, self.record, self._calls_per_s = store, record, calls_per_s
         self.lock = ClaimLock(store.layout.lock)
         self.settler = Settler(store)
         self.actor: Actor | None = None
@@ -61,7 +62,9 @@ class Served:
         self._viewed = 0.0
         self._view_cost = 0.0
         self._settled = 0.0
-        self._alone = False
+        self.others = 0  # runners that hold directories here, when we last looked
+        self.around = Around(record.name)
+        self.prospects = Prospects(store, self.settler, self.around, directories)
         self.stale = True  # whether the view is known to be behind
         self.is_outdated = False  # whether the jobs have been defined anew since this workflow was opened
 
@@ -122,14 +125,22 @@ class Served:
         self._queue = ReadyQueue(self.store.ready_entries(self.ready_directories()))
         for entry in self._queue.foreign:
             self.set_aside_file(f"{self.store.layout.ready}/{entry.directory}", entry.name, "is not a job's file")
-        own = self.record.name
         if len(self._queue):
             self.is_outdated = self.actor is None and self.store.is_outdated()
             self.finished = False
-            self._alone = all(name == own for name in fsops.names(self.store.layout.pending))
-            self.settler.is_alone = self._alone
+            self._see(fsops.names(self.store.layout.pending))
         self._viewed = time.monotonic()
         self._view_cost = self._viewed - started
+
+    def _see(self, owners: Iterable[str]) -> None:
+        """Take in who else has directories here."""
+        self.others = sum(name != self.record.name for name in owners)
+        self.settler.is_alone = not self.others
+        self.lock.spread_s = self.others / self._calls_per_s
+
+    def least_pause_s(self) -> float:
+        """How long an idle runner leaves the filesystem alone, at least."""
+        return crowd.least_pause_s(self.others, self._calls_per_s)
 
     def add(self, released: Iterable[Entry]) -> None:
         """Jobs that this runner itself made ready."""
@@ -152,16 +163,16 @@ class Served:
             self._unsure.clear()
         won, offer = self._again(offer) if self.leftover else ([], offer)
         try:
-            if self.due(time.monotonic()):
+            if not offer.is_used_up and self.due(time.monotonic()):
                 self.refresh()
             if self.is_outdated:
                 return []
             picks = select.select(self._queue, offer) if len(self._queue) else []
-            if picks and self._alone:
+            if picks and not self.others:
                 won += self._claim(picks, offer)
             elif picks:
-                with self.lock.held():
-                    won += self._claim(picks, offer)
+                with self.lock.held() as is_ours:
+                    won += self._claim(picks, offer, in_turn=is_ours)
         except StorageError:
             self.leftover += won
             raise
@@ -183,10 +194,15 @@ class Served:
             offer = select.after(offer, ready[-1:])
         return ready, offer
 
-    def _claim(self, picks: list[Pick], offer: Offer) -> list[Pick]:
-        """Claim what was picked, and walk on past what others were faster to take."""
+    def _claim(self, picks: list[Pick], offer: Offer, *, in_turn: bool = True) -> list[Pick]:
+        """Claim what was picked, and walk on past what others were faster to take.
+
+        In a crowd that would be a walk past all that everybody else has taken since this view was made: who has the
+        lock looks once more, and others begin somewhere among the jobs that the crowd is after.
+        """
         actor = self.owner()
         won: list[Pick] = []
+        is_fresh = not self.others
         while picks:
             self._queue.discard(picks)
             try:
@@ -201,8 +217,22 @@ class Served:
             got = [pick for pick in picks if pick.entry not in really_lost]
             won += got
             offer = select.after(offer, got)
+            if really_lost and in_turn and not is_fresh:
+                self.refresh()
+                is_fresh = True
             picks = select.select(self._queue, offer) if lost else []
+            if really_lost and not in_turn:
+                picks = self._further(picks, offer)
         return won
+
+    def _further(self, picks: list[Pick], offer: Offer) -> list[Pick]:
+        """What fits behind a random number of jobs: at most as many as there are others, and half of the view."""
+        steps = random.randint(0, min(self.others, len(self._queue) // 2))
+        while picks and steps > 0:
+            steps -= len(picks)
+            self._queue.discard(picks)
+            picks = select.select(self._queue, offer)
+        return picks
 
     def _load(self, actor: Actor, pick: Pick) -> Claimed | None:
         """t1. What cannot be run is set aside, and said."""
@@ -294,9 +324,13 @@ class Served:
 
         Slurm is asked only of those that were silent for `silent_s`.
         """
-        again = self._resume_taking(self.actor) if self.actor is not None and self.actor.taking else []
-        steps, _ = recovery.recover(self.store, self.owner, only_holders=True, silent_s=silent_s, mine=self.actor)
-        steps += again
+        steps = self._resume_taking(self.actor) if self.actor is not None and self.actor.taking else []
+        taken = True
+        while taken:  # behind those that were taken back there may be others
+            around, mine = self.around, self.actor
+            found, owners = recovery.recover(self.store, self.owner, silent_s=silent_s, mine=mine, around=around)
+            steps, taken = steps + found, bool(owners)
+        self._see(self.around.holders)
         self.stale = self.stale or bool(steps)
         self.settler.due = self.settler.due or (bool(steps) and self.settler.ledger is not None)
         return bool(steps)
@@ -329,90 +363,6 @@ class Served:
         for cause in self.wishes()[0]:
             if cause.id in ended and ended[cause.id].attempt >= cause.attempt:
                 self.obeyed(naming.Request(job=cause))
-
-    def may_follow(self, offer: Offer) -> bool:
-        """Whether a job in another runner's hands could still come to this one: released by it, or from its hands."""
-        found = recovery.scan(self.store, only_holders=True, mine=self.actor)
-        others = [owner for owner in found if owner.name != self.record.name]
-        if recovery.dead(others):
-            return True  # it has died since this runner looked, and is taken back when it looks again
-        ledger = self.settler.ledger
-        living = {owner.name for owner in others if owner.state == "alive"}
-        if ledger is None or not living:
-            return False
-        held = [
-            place.name.id
-            for place in self.store.held_by_owners()
-            if (owners := naming.owners(place.detail or "")) and owners[0] in living
-        ]
-        following = ledger.could_follow(held) if held else set()
-        if not following:
-            return False
-        mine = None if self._directories is None else set(self._directories)
-        for job, filename in self.store.waiting(Status.BLOCKED).items():
-            directory = naming.scheduler_directory(ledger.scheduler(job)) if job in following else None
-            if directory is None or (mine is not None and directory not in mine):
-                continue
-            if select.never_fits(naming.parse_job(filename).needs, offer) is None:
-                return True
-        return False
-
-    def left(self, offer: Offer) -> list[Left]:
-        """The jobs without an outcome, and why; those that only wait for others come last."""
-        names = {record.id: record.name for record in self.store.records()}
-        snapshot = self.store.snapshot()
-        owners = {owner.name: owner.state for owner in recovery.scan(self.store, only_holders=True, mine=self.actor)}
-        open_jobs = {
-            job: name for job, name in names.items() if job not in snapshot or snapshot[job].status not in OUTCOMES
-        }
-        left = [
-            Left(job, name, self._why_left(job, place, offer, owners, open_jobs), self._is_others(place, owners))
-            for job, name in open_jobs.items()
-            for place in [snapshot.get(job)]
-        ]
-        return sorted(left, key=lambda item: (item.reason.startswith("waits for"), item.id))
-
-    def _why_left(
-        self,
-        job: int,
-        place: Place | None,
-        offer: Offer,
-        owners: dict[str, str],
-        open_jobs: dict[int, str],
-    ) -> str:
-        if place is None:
-            return f"was set aside; see {self.store.layout.aside}"
-        if place.status is Status.HELD:
-            return f"is held; let it go with: torc-spool release {self.id} {_typed(job, open_jobs[job])}"
-        if place.status is Status.BLOCKED:
-            awaited = self.settler.ledger.awaited(job) if self.settler.ledger else ()
-            waits = [open_jobs[other] for other in awaited if other in open_jobs]
-            more = f" and {len(waits) - 3} more" if len(waits) > 3 else ""
-            return "waits for " + (", ".join(waits[:3]) + more or "nothing any more")
-        if place.status is Status.READY:
-            return self._why_ready(place, offer)
-        owner = place.detail or ""
-        state = owners.get(owner, "ended")
-        hint = "" if state == "alive" else f"; if it is dead: torc-spool recover {self.id} --dead {owner}"
-        return f"is {place.status} in the hands of runner {owner} ({state}){hint}"
-
-    def _is_others(self, place: Place | None, owners: dict[str, str]) -> bool:
-        """Of one that waits that says nothing of what it waits for, which is left too."""
-        if place is None or place.status is Status.HELD:
-            return False
-        if place.status is Status.READY:
-            return self._directories is not None and place.detail not in self._directories
-        return place.status is Status.BLOCKED or owners.get(place.detail or "") == "alive"
-
-    def _why_ready(self, place: Place, offer: Offer) -> str:
-        if self._directories is not None and place.detail not in self._directories:
-            return f"is bound to scheduler {place.detail}, which this runner does not serve"
-        return select.never_fits(place.name.needs, offer) or "is ready"
-
-
-def _typed(job: int, name: str) -> str:
-    """How a person names a job in a shell: by its id, where the name is an option or cannot be typed."""
-    return shlex.quote(name) if name.isprintable() and not name.startswith("-") else str(job)
 
 
 def serve_directories(store: Store, scheduler: str | None, any_scheduler: bool) -> list[str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -230,25 +230,30 @@ class Store:
             for place in self._places(status, owner)
         ]
 
+    def held_by(self, owners: Collection[str]) -> list[Place]:
+        """The jobs in the directories of some owners."""
+        both = (Status.PENDING, Status.RUNNING)
+        return [place for status in both for owner in owners for place in self._places(status, owner)]
+
     def aside(self) -> list[str]:
         return fsops.names(self.layout.aside)
 
-    def snapshot(self) -> dict[int, Place]:
+    def snapshot(self, owners: Collection[str] | None = None) -> dict[int, Place]:
         """Where each job is, by id. A job that moves meanwhile is shown in one of the places where it was;
-        if some are missing, the directories are read again."""
+        if some are missing, the directories are read again. With `owners` only their hands are looked into, once."""
         found: dict[int, Place] = {}
-        for tries in range(_SNAPSHOT_TRIES):
-            for place in self._all_places():
+        for tries in range(_SNAPSHOT_TRIES if owners is None else 1):
+            for place in self._all_places(owners=owners):
                 known = found.get(place.name.id)
                 if known is None or known.name.attempt <= place.name.attempt:
                     found[place.name.id] = place
             if len(found) >= self.workflow.num_jobs:
                 break
-            if tries and len(found.keys() | self._set_aside_jobs()) >= self.workflow.num_jobs:
+            if tries and len(found.keys() | self.set_aside_jobs()) >= self.workflow.num_jobs:
                 break
         return found
 
-    def _set_aside_jobs(self) -> set[int]:
+    def set_aside_jobs(self) -> set[int]:
         return {key[0] for name in self.aside() if (key := naming.aside_job_id(name)) is not None}
 
     def locate(self, job: int) -> Place | None:
@@ -262,13 +267,13 @@ class Store:
                 return best
         return None
 
-    def _all_places(self, only: int | None = None) -> Iterator[Place]:
+    def _all_places(self, only: int | None = None, owners: Collection[str] | None = None) -> Iterator[Place]:
         yield from self._places(Status.BLOCKED, None, only)
         yield from self._places(Status.HELD, None, only)
         for directory in self.ready_directories():
             yield from self._places(Status.READY, directory, only)
         for status in (Status.PENDING, Status.RUNNING):
-            for owner in fsops.names(self.layout.directory_of(status)):
+            for owner in fsops.names(self.layout.directory_of(status)) if owners is None else owners:
                 yield from self._places(status, owner, only)
         for outcome in OUTCOMES:
             yield from self._places(outcome, None, only)

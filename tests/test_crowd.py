@@ -1,0 +1,214 @@
+"""Many runners on one filesystem: whom each watches, when each looks, and what all of them together ask. No timing here
+is a measure: clocks are computed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from spooltools import directory_in_memory
+from storetools import Tree, job, watched
+
+from torc_spool import crowd, owners, processes, select
+from torc_spool.model import RunnerRecord
+from torc_spool.owners import Around
+from torc_spool.pace import Pace
+from torc_spool.select import Free, Offer
+from torc_spool.store import encode
+
+SIMULATE = Path(__file__).parent.parent / "scripts" / "simulating" / "main.py"
+NAMES = st.sets(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=30)
+
+
+@given(NAMES, st.data())
+def test_each_that_dies_is_watched_by_each_that_lives_near_before_it(names: set[str], data: st.DataObject) -> None:
+    dead = data.draw(st.sets(st.sampled_from(sorted(names)), max_size=len(names) - 1))
+    watched_by: dict[str, int] = dict.fromkeys(dead, 0)
+    for own in names - dead:
+        living = 0
+        for name in crowd.ring(names, own):
+            if name in dead:
+                watched_by[name] += 1
+            else:
+                living += 1
+            if living == crowd.WATCHED:
+                break
+    assert all(count >= min(crowd.WATCHED, len(names - dead)) for count in watched_by.values())
+
+
+def test_a_ring_has_all_others_once() -> None:
+    assert crowd.ring({"a", "b", "c", "d"}, "b") == ["c", "d", "a"]
+    assert crowd.ring({"a", "c"}, "b") == ["c", "a"]
+    assert crowd.ring({"a"}, "a") == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, 0.0),
+        ({"SLURM_PROCID": "0"}, 0.0),
+        ({"SLURM_PROCID": "100"}, 100 * crowd.BEGIN_CALLS / 500),
+        ({"SLURM_PROCID": "100", "TORC_RUNNER": "a job is no task of the step"}, 0.0),
+        ({"SLURM_PROCID": "9" * 5000}, 0.0),
+        ({"SLURM_PROCID": "-1"}, 0.0),
+        ({"SLURM_PROCID": "\u0661"}, 0.0),
+    ],
+)
+def test_tasks_of_one_step_begin_one_after_the_other(environ: dict[str, str], seconds: float) -> None:
+    assert crowd.turn_s(environ, 500) == seconds
+
+
+def test_a_pace_has_a_floor() -> None:
+    now = [0.0]
+    pace = Pace(1.0, clock=lambda: now[0])
+    pace.least = 40.0
+    pace.slower(5.0)
+    assert pace.at == 40.0
+    now[0] = 40.0
+    pace.slower(30.0)
+    assert pace.at == 80.0
+    pace.hurry()
+    assert pace.at == 80.0
+    pace.now()
+    assert pace.at == 40.0
+
+
+@pytest.mark.parametrize(
+    ("offer", "expected"),
+    [
+        (Offer.idle(Free(0, 1)), True),
+        (Offer.idle(Free(1, 1)), False),
+        (Offer.idle(Free(0, 1), slots=1, ignore_resources=True), False),
+        (Offer.idle(Free(4, 1), slots=0, ignore_resources=True), True),
+        (Offer.idle(Free(0, 1), 2)._replace(nodes=(Free(0, 1), Free(1, 1))), False),
+    ],
+)
+def test_who_has_nothing_to_give_need_not_look(offer: select.Offer, expected: bool) -> None:
+    assert offer.is_used_up is expected
+
+
+# -- whom a runner looks at ----------------------------------------------------------------------------------------
+
+
+def name(number: int) -> str:
+    return f"node{number:04d}-7-{number:08x}"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """A workflow with sixty runners of as many hosts, of which some have been silent for a day."""
+    made = Tree(str(tmp_path / "1-test"), [job(1)])
+    for number in range(60):
+        record = RunnerRecord(
+            name=name(number),
+            host=f"node{number:04d}",
+            pid=7,
+            pid_start="1",
+            boot_id="b",
+            pid_namespace="n",
+            lease_s=240.0,
+        )
+        for directory in (f"runners/{name(number)}", f"pending/{name(number)}", f"running/{name(number)}"):
+            os.mkdir(f"{made.root}/{directory}")
+        made.write(f"runners/{name(number)}/runner.json", encode(record))
+        beat = made.write(f"runners/{name(number)}/heartbeat", b"")
+        if number in SILENT:
+            os.utime(beat, (1.0, 1.0))
+    return made
+
+
+SILENT = {0, *range(20, 40), 59}
+
+
+def seen(tree: Tree, number: int) -> tuple[set[int], set[int]]:
+    """Whom a runner looks at, and whom of them it finds dead."""
+    found = owners.scan(tree.store(), around=Around(name(number)))
+    dead = {int(owner.name[4:8]) for owner in owners.dead(found)}
+    return {int(owner.name[4:8]) for owner in found}, dead
+
+
+def test_a_runner_looks_at_a_few_others_and_past_the_dead(tree: Tree) -> None:
+    assert seen(tree, 5) == ({6, 7, 8}, set())
+    assert seen(tree, 19) == ({*range(20, 43)}, set(range(20, 40)))
+    assert seen(tree, 57) == ({58, 59, 0, 1, 2}, {59, 0})
+    living = set(range(60)) - SILENT
+    assert set().union(*(seen(tree, number)[1] for number in living)) == SILENT
+
+
+def test_what_a_look_costs_does_not_grow_with_the_crowd(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, around = tree.store(), Around(name(5))
+    owners.scan(store, around=around)
+    with watched(monkeypatch) as calls:
+        owners.scan(store, around=around)
+    assert len(calls.made) <= 2 + 2 + crowd.WATCHED, calls.made  # two listings, the time, and the heartbeats
+
+
+def test_whoever_is_gone_from_this_host_is_looked_at_by_all_who_are_here(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "host_name", lambda: "node0050")
+    monkeypatch.setattr(processes, "start_time", lambda pid: None)
+    assert seen(tree, 5)[0] == {6, 7, 8, 50}
+
+
+# -- all of them ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def simulating() -> object:
+    """The simulator's own modules; they are scripts, and no package."""
+    sys.path.insert(0, str(SIMULATE.parent))
+    for clash in ("crowd", "world", "main"):
+        sys.modules.pop(clash, None)
+    try:
+        import crowd as simulated
+
+        yield simulated
+    finally:
+        sys.path.remove(str(SIMULATE.parent))
+        for clash in ("crowd", "world", "standins"):
+            sys.modules.pop(clash, None)
+
+
+def test_a_crowd_that_starts_at_once_stays_within_its_budget(simulating: object, tmp_path: Path) -> None:
+    scene = simulating.Scene(runners=40, jobs=80, calls_per_s=400)  # type: ignore[attr-defined]
+    with directory_in_memory(tmp_path) as directory:
+        figures = simulating.simulate(scene, str(directory))  # type: ignore[attr-defined]
+    assert figures.done == 80
+    # the jobs' own steps come to the budget
+    assert max(sum(figures.by_second[at : at + 5]) for at in range(len(figures.by_second))) <= 1.25 * 5 * 400
+    assert figures.phases["birth"] <= 40 * crowd.BEGIN_CALLS
+
+
+def test_a_crowd_waits_for_one_job_almost_silently(simulating: object, tmp_path: Path) -> None:
+    """All but one have nothing to do until that one job ends; then all have."""
+    scene = simulating.Scene(runners=20, jobs=30, seconds=200, barrier=True)  # type: ignore[attr-defined]
+    with directory_in_memory(tmp_path) as directory:
+        figures = simulating.simulate(scene, str(directory))  # type: ignore[attr-defined]
+    assert figures.done == 30
+    assert figures.makespan <= figures.ideal + 60
+    assert figures.phases["without a job"] <= 20 * 700
+
+
+def test_the_dead_of_a_crowd_are_found(simulating: object, tmp_path: Path) -> None:
+    scene = simulating.Scene(runners=10, jobs=70, kill=4, seconds=100)  # type: ignore[attr-defined]
+    with directory_in_memory(tmp_path) as directory:
+        assert simulating.simulate(scene, str(directory)).done == 70  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_the_simulator_tells_its_figures() -> None:
+    done = subprocess.run(
+        [sys.executable, "-B", SIMULATE, "--runners", "100", "--jobs", "200", "--no-step"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "done: 200 of 200" in done.stdout

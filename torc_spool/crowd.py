@@ -1,0 +1,38 @@
+"""How many runners share one filesystem without being a burden to it: whom each watches, how often each looks.
+
+What runners of one workflow ask of the filesystem beyond the steps of their jobs shall stay within a budget of calls a
+second, however many they are. Each knows the others from a listing that it makes anyway.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Collection, Mapping
+
+CALLS_PER_S = 2000  # of all runners of a workflow together, unless said otherwise
+BEGIN_CALLS = 70  # of a runner, from its start to its first job
+RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
+LOOK_CALLS = 15  # of an idle runner that looks whether there is something to do
+LOOKED_AT = 8  # so many others one looks at closely, to say what they do
+WATCHED = 3  # so many others that live each runner watches
+
+
+def ring(names: Collection[str], own: str) -> list[str]:
+    """The others, in the order in which a runner watches them: those that follow its own name, and round about."""
+    others = sorted(set(names) - {own})
+    after = [name for name in others if name > own]
+    return after + others[: len(others) - len(after)]
+
+
+def turn_s(environ: Mapping[str, str], calls_per_s: float) -> float:
+    """How long a runner waits before it begins, where it is one of many that Slurm starts in one step at once."""
+    rank = environ.get("SLURM_PROCID", "")
+    if RUNNER_VARIABLE in environ or not re.fullmatch("[0-9]{1,7}", rank):
+        return 0.0  # what a job starts is no task of the step
+    return int(rank) * BEGIN_CALLS / calls_per_s
+
+
+def least_pause_s(others: int, calls_per_s: float) -> float:
+    """The shortest time between two looks of an idle runner; never the same, lest all look at one moment."""
+    return random.uniform(0.8, 1.2) * others * LOOK_CALLS / calls_per_s
