@@ -14,7 +14,7 @@ import cliutil
 import pytest
 from cliutil import Lab
 
-from torc_spool import actor, doctor, fsops, naming, probes
+from torc_spool import doctor, fsops, lease, naming, probes
 from torc_spool import runner as runners
 from torc_spool.capacity import Capacity
 from torc_spool.doctor import Findings, judge
@@ -318,26 +318,28 @@ def test_a_directory_that_others_may_write_to_is_refused(lab: Lab) -> None:
 # -- what runners make of it -------------------------------------------------------------------------------
 
 
-def _keep(directory: Path, poll_s: object, version: int = doctor.VERSION) -> None:
-    (directory / doctor.FILE).write_text(json.dumps({"version": version, "settings": {"poll_s": poll_s}}))
+def _keep(directory: Path, poll_s: object, version: int = doctor.VERSION, **more: object) -> None:
+    (directory / doctor.FILE).write_text(json.dumps({"version": version, "settings": {"poll_s": poll_s, **more}}))
 
 
 def test_only_a_word_within_reason_and_of_the_same_user_counts(tmp_path: Path) -> None:
     me = os.geteuid()
-    assert doctor.poll_s(str(tmp_path), user=me) is None
+    assert doctor.settings(str(tmp_path), user=me) is None
     _keep(tmp_path, 20)
-    assert doctor.poll_s(str(tmp_path), user=me) == 20
-    assert doctor.poll_s(str(tmp_path), user=me + 1) is None
+    assert doctor.settings(str(tmp_path), user=me) == (20, True, 240)
+    assert doctor.settings(str(tmp_path), user=me + 1) is None
     for bad in (0, -1, 1e9, "often", None):
         _keep(tmp_path, bad)
-        assert doctor.poll_s(str(tmp_path), user=me) is None
+        assert doctor.settings(str(tmp_path), user=me) is None
+    _keep(tmp_path, 20, lease_s=100)  # shorter than what runners publish anyway
+    assert doctor.settings(str(tmp_path), user=me) is None
     _keep(tmp_path, 20, version=2)
-    assert doctor.poll_s(str(tmp_path), user=me) is None
+    assert doctor.settings(str(tmp_path), user=me) is None
     (tmp_path / doctor.FILE).write_bytes(b"\xff{")
-    assert doctor.poll_s(str(tmp_path), user=me) is None
+    assert doctor.settings(str(tmp_path), user=me) is None
     (tmp_path / doctor.FILE).unlink()
     (tmp_path / doctor.FILE).symlink_to("/dev/zero")
-    assert doctor.poll_s(str(tmp_path), user=me) is None
+    assert doctor.settings(str(tmp_path), user=me) is None
 
 
 def test_a_runner_heeds_it_on_a_network_filesystem_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,5 +354,27 @@ def test_a_runner_heeds_it_on_a_network_filesystem_alone(tmp_path: Path, monkeyp
         assert slowest() == heeded
 
 
+def test_a_runner_heeds_the_lock_and_the_lease_too(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.submit("true")
+    _keep(lab.spool, 20, lock=False, lease_s=280)
+    asked: list[str] = []
+    open_lock = fsops.open_lock
+    monkeypatch.setattr(fsops, "open_lock", lambda path: asked.append(path) or open_lock(path))
+
+    def published(network: bool) -> tuple[float, bool]:
+        monkeypatch.setattr(fsops, "is_network", lambda _path: network)
+        runner = Runner(Spool(str(lab.spool)), Options(Capacity(num_cpus=1, memory_mib=100)), workflow_id=1)
+        runner._open_workflows(first=True)
+        (served,) = runner.served.values()
+        with served.lock.held() as held:
+            pass
+        served.lock.close()
+        return served.record.lease_s, held
+
+    assert published(network=True) == (280, False)
+    assert asked == []
+    assert published(network=False) == (240, True)
+
+
 def test_the_lease_is_never_shorter_than_what_runners_publish() -> None:
-    assert judge(FINE).settings.lease_s == actor.LEASE_S
+    assert judge(FINE).settings.lease_s == lease.DEFAULT_S

@@ -252,7 +252,7 @@ BREAKINGS = (
 
 
 @pytest.mark.parametrize("name", MAKES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_damage_is_found_and_mended_and_the_workflow_finishes(
     name: str, made: dict[str, str], memory: Path, data: st.DataObject

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from torc_spool import fsops
+from torc_spool import fsops, lease
 from torc_spool.errors import DamagedFile, StorageError
 
 FILE = ".doctor.json"  # in the spool
@@ -23,6 +23,7 @@ LOCAL_POLL_S, NETWORK_POLL_S, SHORTEST_POLL_S = 60.0, 30.0, 15.0
 _POLL_SHARE = 1e-4  # of an idle runner's time that one listing may take
 _HEARTBEAT_S, _STALE_S = 60.0, 60.0
 _LATE_S, _TOO_LATE_S = 1.0, 60.0  # a listing
+_LONGEST_LEASE_S = 3600.0
 _CLOCK_S = 30.0
 _SLOW = 100.0  # calls a second
 _FEW_BYTES, _FEW_INODES = 1 << 30, 10_000
@@ -162,8 +163,8 @@ def keep(spool: str, data: dict[str, Any]) -> None:
     fsops.replace(spool, FILE, msgspec.json.encode(data))
 
 
-def poll_s(spool: str, *, user: int) -> float | None:
-    """The interval that a doctor has chosen for this spool. None: none has, or it is not to be trusted.
+def settings(spool: str, *, user: int) -> Settings | None:
+    """What a doctor has chosen for this spool. None: none has, or it is not to be trusted.
 
     Only the word of the same user counts, and only within reason.
     """
@@ -174,12 +175,15 @@ def poll_s(spool: str, *, user: int) -> float | None:
         said = msgspec.json.decode(content.data, type=_Kept)
     except (DamagedFile, StorageError, msgspec.DecodeError, UnicodeDecodeError):
         return None
-    seconds = said.settings.poll_s
-    return seconds if said.version == VERSION and SHORTEST_POLL_S <= seconds <= LOCAL_POLL_S else None
+    found = Settings(said.settings.poll_s, said.settings.lock, said.settings.lease_s)
+    within = SHORTEST_POLL_S <= found.poll_s <= LOCAL_POLL_S and lease.DEFAULT_S <= found.lease_s <= _LONGEST_LEASE_S
+    return found if said.version == VERSION and within else None
 
 
 class _KeptSettings(msgspec.Struct):
     poll_s: float
+    lock: bool = True
+    lease_s: float = lease.DEFAULT_S
 
 
 class _Kept(msgspec.Struct):

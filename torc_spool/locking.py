@@ -6,6 +6,7 @@ holder, filesystem without locks) is not asked for again for a while, so that it
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -44,6 +45,10 @@ class ClaimLock:
         finally:
             if got:
                 self._release()
+
+    def forgo(self) -> None:
+        """Not to be asked for: it is known to exclude nobody."""
+        self._not_before = math.inf
 
     def close(self) -> None:
         if self._descriptor is not None:

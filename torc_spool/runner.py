@@ -71,6 +71,9 @@ class Runner:
         self.spool, self.options, self.workflow_id = spool, options._replace(output_dir=output), workflow_id
         self._tell, self._progress = tell, progress
         self.name = actors.new_name()
+        self._told = doctor.settings(spool.path, user=os.geteuid()) if fsops.is_network(spool.path) else None
+        if self._told is not None and options.lease_s == lease.DEFAULT_S:
+            self.options = self.options._replace(lease_s=self._told.lease_s)
         self.slots = Slots(options.capacity, max_parallel_jobs=options.max_parallel_jobs)
         self._in_allocation = evidence.life()["slurm_node"] is not None
         self.executor = Executor(
@@ -98,12 +101,12 @@ class Runner:
         self._walltime_at = -math.inf  # when Slurm ends everything, where that is known
         self._spared_until = math.inf  # when those have their notice that were spared at the end
         self._idle_since: float | None = None
-        self._heartbeat_s = lease.heartbeat_s(options.lease_s)
+        self._heartbeat_s = lease.heartbeat_s(self.options.lease_s)
         self._beat_at = 0.0
         self._pace = Pace(1.0)
         self._slowest = LOCAL_POLL_S
         if fsops.is_network(spool.path):
-            self._slowest = doctor.poll_s(spool.path, user=os.geteuid()) or NETWORK_POLL_S
+            self._slowest = NETWORK_POLL_S if self._told is None else self._told.poll_s
         self._wakeup: Wakeup | None = None
         self._troubles = 0  # turns in a row that the filesystem cut short
         self._hold_off = -math.inf  # no claims before
@@ -280,6 +283,8 @@ class Runner:
             memory_mib=capacity.memory_mib,
         )
         served = Served(store, record, directories=directories, calls_per_s=options.calls_per_s)
+        if self._told is not None and not self._told.lock:
+            served.lock.forgo()
         output = options.output_dir or store.workflow.output_dir or store.layout.output
         output = os.path.abspath(output)
         if output != store.layout.output:

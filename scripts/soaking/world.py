@@ -49,6 +49,7 @@ class World:
         self.ballast: Path | None = None
         self._ballast_until: float | None = None
         self.disk_was_full = False
+        self._fill_is_due = False
         for directory in (base, self.spool, self.logs, base / "talk"):
             directory.mkdir(parents=True, exist_ok=True)
 
@@ -78,6 +79,7 @@ class World:
 
     def _fill(self, seconds: float) -> None:
         assert self.ballast is not None
+        self._fill_is_due = False
         with self.ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(1 << 16))
@@ -90,12 +92,9 @@ class World:
         self._ballast_until = None
 
     def is_at_rest(self, root: Path) -> bool:
-        """Whether no runner holds a directory of a workflow, and there is room."""
-        return (
-            self._ballast_until is None
-            and not any((root / "pending").iterdir())
-            and not any((root / "running").iterdir())
-        )
+        """Whether no runner holds a directory of a workflow, and there is room, and will be."""
+        held = [each for state in ("pending", "running") for each in (root / state).iterdir()]
+        return self._ballast_until is None and not self._fill_is_due and not held
 
     # -- the runners ----------------------------------------------------------------------------------------
 
@@ -141,7 +140,10 @@ class World:
         runner = self._random.choice(able)
         kinds = ["kill", "kill", "kill all", "freeze", "freeze to death", "say dead", *["fill"] * bool(self.ballast)]
         kind = self._random.choice(kinds)
+        if self._fill_is_due and fill:
+            kind = "fill"
         if kind == "fill" and (self._ballast_until is not None or not fill):
+            self._fill_is_due = not fill
             return
         self.did[kind] += 1
         if kind in ("kill", "kill all"):
@@ -182,6 +184,7 @@ class World:
     def heal(self, *, all_of_it: bool = False) -> None:
         """Let go on, and make room, what is due."""
         now = time.monotonic()
+        self._fill_is_due = self._fill_is_due and not all_of_it
         for runner in self.runners:
             if runner.thaw_at is not None and (all_of_it or now >= runner.thaw_at):
                 runner.process.send_signal(signal.SIGCONT)
