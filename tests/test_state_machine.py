@@ -60,6 +60,22 @@ BY_HAND = {
 }
 
 
+Key = tuple[str, str | None]
+
+
+def expected_claims(view: list[Key], ready: list[Key], slots: int, *, looks_again: bool) -> list[Key]:
+    """What a runner gets that walks along its view: past what others have taken since, or, where there are others, in a
+    fresh view as soon as it has met such a job."""
+    got: list[Key] = []
+    while slots > len(got) and view:
+        some = slots - len(got)
+        picks, view = view[:some], view[some:]
+        got += [key for key in picks if key in ready]
+        if looks_again and not {*picks} <= {*ready}:
+            view, looks_again = [key for key in ready if key not in got], False
+    return got
+
+
 def one_of(things: list[T], number: int) -> T:
     return things[number % len(things)]
 
@@ -334,10 +350,10 @@ class Spools(RuleBasedStateMachine):
             served.refresh()
         ready = {(self.filename(job), job.detail): job for job in self.model.where(Status.READY)}
         view = [(entry.name, entry.directory) for entry in served._queue]
+        mine = [key for key in ready if crew.serves is None or key[1] in crew.serves]
         if fresh:
-            mine = [key for key in ready if crew.serves is None or key[1] in crew.serves]
             assert view == sorted(mine)
-        expected = [ready[key] for key in view if key in ready][:slots]
+        expected = [ready[key] for key in expected_claims(view, sorted(mine), slots, looks_again=served.others > 0)]
         claimed = served.claim(tools.offer(slots))
         assert [one.name.id for one in claimed] == [job.id for job in expected if not job.damaged]
         for job in expected:
