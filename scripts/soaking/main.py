@@ -27,7 +27,7 @@ OUTCOMES = ("completed", "failed", "canceled", "terminated")
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("soak: stopped"))
+    signal.signal(signal.SIGTERM, _stopped)
     base = options.dir.absolute() if options.dir else Path(tempfile.mkdtemp(prefix="torc-spool-soak-"))
     if base.exists() and any(base.iterdir()):
         sys.exit(f"soak: {base}: is not empty; name a new directory")
@@ -42,6 +42,8 @@ def main() -> int:
     sys.stdout.flush()
     began = time.monotonic()
     soak = Soak(world, options.jobs, seed, at_most=options.workflows, keep=options.keep)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: soak.stop())
     try:
         soak.work(options.minutes * 60)
         soak.drain()
@@ -60,6 +62,10 @@ def main() -> int:
         shutil.rmtree(base)
     print("soak: nothing was lost, and nothing was done twice")
     return 0
+
+
+def _stopped(_number: int, _frame: object) -> None:
+    sys.exit("soak: stopped")
 
 
 def _options() -> argparse.Namespace:
@@ -92,11 +98,18 @@ class Soak:
         self._tallies: list[Tally] = []
         self._judge = ThreadPoolExecutor(1)
         self._judging: Future[None] | None = None
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """The first time: no more faults, and the proof of what was done. The second: the end."""
+        if self._is_stopping:
+            sys.exit("soak: stopped")
+        self._is_stopping = True
 
     def work(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         next_fault = time.monotonic() + 1.5
-        while (now := time.monotonic()) < end and len(self._world.wrong) < MOST_HARM:
+        while (now := time.monotonic()) < end and len(self._world.wrong) < MOST_HARM and not self._is_stopping:
             self._look()
             if self._submitted != self._at_most and len(self._workloads) < UNFINISHED:
                 self._submit()

@@ -27,7 +27,9 @@ class Runner:
         self.talk = talk
         with talk.open("wb") as file:
             command = [str(PROGRAM), "--spool", str(spool), "run", *words]
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
+            )
         self.pid = self.process.pid
         self.thaw_at: float | None = None
 
@@ -195,7 +197,8 @@ class World:
     def torc(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A command, to its end. One that the full disk refuses says so; a traceback is wrong."""
         command = [str(PROGRAM), "--spool", str(self.spool), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        # a group of its own: Ctrl-C is meant for the soak
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, process_group=0)
         if "Traceback" in done.stderr:
             self.wrong.append(f"{' '.join(words)} shows a traceback: {done.stderr}")
         return done
