@@ -278,7 +278,7 @@ def _check_content(seen: Seen, tree: Tree, by_hand: Collection[int]) -> None:
     assert (seen.name.cause is None) or seen.status is Status.CANCELED or seen.name.id in by_hand, where
     recorded = dict(seen.attempts)
     if seen.status in RAN:
-        assert recorded.get(seen.name.attempt) == seen.status, f"I2: {where}: recorded are {seen.attempts}"
+        assert recorded.get(seen.name.attempt) == seen.status, f"I2, I15: {where}: recorded are {seen.attempts}"
     elif seen.status is Status.CANCELED and seen.name.id not in by_hand:
         assert recorded.get(seen.name.attempt) in (None, Status.CANCELED), f"I2: {where}: recorded {seen.attempts}"
     elif seen.status in (*WAITING, Status.PENDING) and seen.name.id not in by_hand:

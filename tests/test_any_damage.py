@@ -204,6 +204,12 @@ def _is_gone(harm: Harm, later: list[Harm]) -> bool:
     )
 
 
+def _in_all(harm: Harm, later: list[Harm]) -> Harm:
+    """What was dropped where it had been renamed to is dropped, and no more."""
+    dropped = any(each.what == "drop" and f"{harm.target}/".startswith(f"{each.path}/") for each in later)
+    return Harm("drop", harm.path) if harm.what == "rename" and dropped else harm
+
+
 def _is_nothing(path: str, spool: str, before: str) -> bool:
     parts = path.split("/")
     if parts[0] in (".staging", ".trash") or (parts[0].startswith(".") and parts[0] != ".ids"):
@@ -314,7 +320,8 @@ def test_any_damage_is_found_and_mended_and_the_workflow_finishes(
         except TorcSpoolError as error:
             assert any(_is_of_the_record(harm) for harm in harms), error
             return
-        counted = [harm for number, harm in enumerate(harms) if not _is_gone(harm, harms[number + 1 :])]
+        counted = [_in_all(harm, harms[number + 1 :]) for number, harm in enumerate(harms)]
+        counted = [harm for number, harm in enumerate(counted) if not _is_gone(harm, harms[number + 1 :])]
         is_none = all(_is_none(harm, spool, before) for harm in counted) or _same(spool, before)
         assert found or is_none, "the damage was not found"
         kept = _contents(spool)

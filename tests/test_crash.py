@@ -606,6 +606,20 @@ scenario(
 )
 
 
+def _noted_once(spool: str) -> None:
+    _two_failed(spool)
+    _note_a_sick_host(tools.open_workflow(spool))
+
+
+scenario(
+    "lift a note",
+    lambda store: sickhosts.lift(store, processes.host_name()),
+    make=_noted_once,
+    prepare=tools.open_workflow,
+    carry_on=lambda spool: None,
+)
+
+
 MEMORY = 64 << 20
 
 
@@ -1039,11 +1053,37 @@ def _outcome_in_dead_hands(spool: str) -> None:
     assert (seen.status, seen.attempts) == (Status.RUNNING, [(1, COMPLETED)])
 
 
+def _failure_in_dead_hands(memory_bytes: int) -> Callable[[str], None]:
+    def check(spool: str) -> None:
+        seen = job(spool, FIRST)
+        assert (seen.status, seen.attempts) == (Status.RUNNING, [(1, FAILED)])
+        assert seen.content["resources"]["memory_bytes"] == memory_bytes
+        assert seen.name.needs.memory_mib == 64
+
+    return check
+
+
+def _noted(*statuses: Status) -> Callable[[str], None]:
+    """The note is there, and this has become of the two jobs that failed at once."""
+
+    def check(spool: str) -> None:
+        assert sickhosts.notes(tools.open_workflow(spool))
+        assert sorted(job(spool, number).status for number in (1, 3)) == sorted(statuses)
+
+    return check
+
+
+def _lifted(spool: str) -> None:
+    assert sickhosts.notes(tools.open_workflow(spool)) == []
+    assert len(os.listdir(f"{root(spool)}/sick")) == 1  # as evidence
+
+
 def _defined_anew(spool: str) -> None:
     _outcome_in_dead_hands(spool)
     assert tools.open_workflow(spool).revisions.number == 1
 
 
+HELP = "help what did not complete"
 _J = r"/9[^/]*-"  # how the name of a job's file begins, before its slug
 ROWS = [
     Row(
@@ -1282,6 +1322,12 @@ ROWS = [
     Row("X27", "x3", "repeat action", ("rename", r"/actions/done/"), _action_is("waiting", 2), _action_is("done", 2)),
     Row("X27", "x3 by rearm", "rearm", ("rename", r"/actions/done/"), _action_is("waiting", 2), _action_is("done", 2)),
     Row("X36", "x4", "go on with an action", ("rename", r"/actions/running/"), _action_is("interrupted", 1)),
+    Row("X37", "g2", HELP, ("rename", rf"/done/failed{_J}first"), _failure_in_dead_hands(MEMORY)),
+    Row("X38", "g3", HELP, ("rename", r"/running/[^/]+/\.[^/]*first"), _failure_in_dead_hands(96 << 20)),
+    Row("X39", "g4", HELP, ("rename", rf"/running/[^/]+{_J}first"), lies(FIRST, Status.READY, 2)),
+    Row("X40", "o2", "note a sick host", ("create", r"/sick/"), _noted(Status.FAILED, Status.FAILED)),
+    Row("X41", "o3", "note a sick host", ("rename", r"/done/failed/"), _noted(Status.FAILED, Status.READY)),
+    Row("X42", "o4", "lift a note", ("rename", r"/sick/"), _lifted),
     Row("X19", "d1", "delete", ("rename", r"/1-test$"), _deleted),
 ]
 
@@ -1772,7 +1818,8 @@ def test_the_tests_name_every_row_and_every_invariant_of_the_document() -> None:
     assert sorted(rows, key=lambda row: int(row[1:])) == [f"X{number}" for number in range(1, len(rows) + 1)]
     assert len(invariants) == 15
     tests = "".join(
-        path.read_text() for path in (here / name for name in ("test_crash.py", "test_repair.py", "spooltools.py"))
+        path.read_text()
+        for path in (here / name for name in ("test_crash.py", "test_repair.py", "test_lease.py", "spooltools.py"))
     )
     missing = [name for name in rows + invariants if not re.search(rf"\b{name}\b", tests)]
     assert not missing

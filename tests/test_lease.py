@@ -153,6 +153,7 @@ def frozen(store: Store) -> tuple[Hand, Clock]:
 
 
 def test_who_wakes_after_its_work_was_taken_moves_nothing(store: Store) -> None:
+    """I14: before anything is claimed, recorded or given."""
     hand, _ = frozen(store)
     other = Hand(store)
     other.work()
