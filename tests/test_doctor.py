@@ -187,6 +187,7 @@ BAD: dict[str, tuple[Callable[[str, str], None], Callable[[Findings], bool], str
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD)
 def test_a_filesystem_that_breaks_a_law_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from torc_spool import ceilings, changes, fate, fsops, recovery, remedies
+from torc_spool import ceilings, changes, fate, fsops, naming, recovery, remedies
 from torc_spool.actor import Actor
 from torc_spool.again import in_order
 from torc_spool.errors import DamagedFile, StorageError, TorcSpoolError
@@ -121,7 +121,7 @@ def _result(job: Job, place: Place) -> Attempt | None:
 
 def _runners(store: Store) -> Iterator[RunnerRecord]:
     """All that the workflow has had."""
-    names = fsops.names(store.layout.runners)
+    names = filter(naming.is_runner, fsops.names(store.layout.runners))
     found = [store.runner_record(store.layout.runner(name)) for name in names]
     found += [owner.record for owner in recovery.taken_owners(store)]
     yield from (record for record in found if record is not None and record.kind == "runner")
