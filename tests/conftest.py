@@ -2,7 +2,35 @@
 
 import os
 
+import pytest
+
+SLOW = (
+    "test_again_cli",
+    "test_allocation_deaths",
+    "test_any_damage",
+    "test_api",
+    "test_causes",
+    "test_cli_language",
+    "test_crowd",
+    "test_refusals",
+    "test_remedies",
+    "test_repair",
+    "test_retries",
+    "test_run_actions",
+    "test_schedule_nodes",
+    "test_sick_hosts",
+    "test_watching",
+)
+"""Modules of many real processes, or of very many small ones: together they take longer than all others."""
+
 
 def pytest_configure() -> None:
     """The same modes for everybody: a spool that the caller's umask lets a group write to would be refused."""
     os.umask(0o022)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
