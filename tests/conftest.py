@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 SLOW = (
     "test_again_cli",
@@ -22,6 +23,11 @@ SLOW = (
     "test_watching",
 )
 """Modules of many real processes, or of very many small ones: together they take longer than all others."""
+
+
+settings.register_profile("same", derandomize=True, database=None, deadline=None)
+settings.register_profile("random", deadline=None)
+settings.load_profile("same")  # what passed once passes again; `--hypothesis-profile random` looks for more
 
 
 def pytest_configure() -> None:

@@ -93,7 +93,7 @@ def command_lines(draw: Callable[..., Any]) -> list[str]:
     options = [each for each in command.params if isinstance(each, click.Option) and each.name not in PATIENT]
     for option in draw(st.lists(st.sampled_from(options), max_size=3)):
         line += [draw(st.sampled_from(option.opts)), *([] if option.is_flag else [draw(value)])]
-    return [*line, *(["--timeout", "0"] if words == ("wait",) else [])]
+    return [*line, *(["--timeout", "0"] if words in (("wait",), ("watch",)) else [])]
 
 
 def check_command_line(place: Path, line: list[str], stdin: bytes) -> None:
