@@ -365,8 +365,8 @@ def test_a_runner_heeds_the_lock_and_the_lease_too(lab: Lab, monkeypatch: pytest
     def published(network: bool) -> tuple[float, bool]:
         monkeypatch.setattr(fsops, "is_network", lambda _path: network)
         runner = Runner(Spool(str(lab.spool)), Options(Capacity(num_cpus=1, memory_mib=100)), workflow_id=1)
-        runner._open_workflows(first=True)
-        (served,) = runner.served.values()
+        runner._open_workflows()
+        (served,) = runner.served
         with served.lock.held() as held:
             pass
         served.lock.close()
