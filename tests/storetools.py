@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from torc_spool import fsops, naming
+from torc_spool.contents import encode
 from torc_spool.model import OUTCOMES, Job, Resources
 from torc_spool.naming import Cause, JobName
-from torc_spool.store import Place, Store, encode
+from torc_spool.store import Place, Store
 
 OWNER = "host-1-0123abcd"
 TAKER = "host-2-89abcdef"

@@ -24,11 +24,11 @@ from spooltools import Do, Hand, Wanted
 
 from torc_spool import actions, changes, naming, revise
 from torc_spool.actor import Actor, identity, new_name
+from torc_spool.contents import encode
 from torc_spool.errors import TorcSpoolError
 from torc_spool.model import OUTCOMES, Allocation, Status, Trigger, UserData
 from torc_spool.repair import look, repair
 from torc_spool.spool import Spool
-from torc_spool.store import encode
 
 EXAMPLES = int(os.environ.get("DAMAGE_EXAMPLES", "0"))
 ROOT = "1-test"

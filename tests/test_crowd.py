@@ -18,11 +18,11 @@ from spooltools import directory_in_memory
 from storetools import Tree, job, watched
 
 from torc_spool import crowd, owners, processes, select
+from torc_spool.contents import encode
 from torc_spool.model import RunnerRecord
 from torc_spool.owners import Around
 from torc_spool.pace import Pace
 from torc_spool.select import Free, Offer
-from torc_spool.store import encode
 
 SIMULATE = Path(__file__).parent.parent / "scripts" / "simulating" / "main.py"
 NAMES = st.sets(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=30)

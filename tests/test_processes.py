@@ -135,8 +135,8 @@ def test_boot_and_pid_namespace_are_known_and_stay() -> None:
 
 def test_subreaper_becomes_the_parent_of_orphans(job: Job) -> None:
     script = (
-        "import os, subprocess; from torc_spool import processes\n"
-        "assert processes.set_subreaper()\n"
+        "import os, subprocess; from torc_spool import children\n"
+        "assert children.set_subreaper()\n"
         "orphan = int(subprocess.check_output(['/bin/sh', '-c', 'sleep 60 >/dev/null & echo $!']))\n"
         "print(os.getpid(), open(f'/proc/{orphan}/stat').read().rpartition(')')[2].split()[1], flush=True)"
     )
@@ -146,10 +146,10 @@ def test_subreaper_becomes_the_parent_of_orphans(job: Job) -> None:
 
 def test_descriptors_are_not_inherited(job: Job) -> None:
     script = (
-        "import os; from torc_spool import processes\n"
+        "import os; from torc_spool import children\n"
         "fds = [os.dup(1), os.open('/', os.O_PATH), os.pipe()[0]]\n"
         "[os.set_inheritable(fd, True) for fd in fds]\n"
-        "processes.close_on_exec_from(fds[0] + 1)\n"
+        "children.close_on_exec_from(fds[0] + 1)\n"
         "print([os.get_inheritable(fd) for fd in (1, *fds)], flush=True)"
     )
     assert read_line(job.python(script)) == "[True, True, False, False]"

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from torc_spool import causes, ceilings, mend, remedies
 from torc_spool.ceilings import Ceiling, Ceilings
+from torc_spool.contents import encode
 from torc_spool.errors import UsageError
 from torc_spool.model import MIB, Attempt, Job, Resources, RunnerRecord, Status
 from torc_spool.remedies import Terms
-from torc_spool.store import Store, encode
+from torc_spool.store import Store
 
 lab = cliutil.lab
 

@@ -14,11 +14,12 @@ from storetools import OWNER, TAKER, Tree, job, watched
 
 from torc_spool import actor, naming, report, select
 from torc_spool.actor import Actor
+from torc_spool.contents import Content, encode, with_attempt
 from torc_spool.model import MIB, OUTCOMES, Attempt, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import Cause
 from torc_spool.select import Free, Offer, ReadyQueue
 from torc_spool.spool import Spool
-from torc_spool.store import Content, Store, encode, with_attempt
+from torc_spool.store import Store
 
 LAW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 RUNNING, PENDING = f"running/{OWNER}", f"pending/{OWNER}"

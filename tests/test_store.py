@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from storetools import OWNER, TAKER, Tree, first_name, job, shown, watched
 
 from torc_spool import fsops, naming
+from torc_spool.contents import Content, encode, with_attempt
 from torc_spool.errors import DamagedFile, NotFound, StorageError, UntrustedSpool
 from torc_spool.graph import Ended, Verdict
 from torc_spool.lifecycle import Move
 from torc_spool.model import MAX_PRIORITY, OUTCOMES, Attempt, Job, Needs, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import Cause
 from torc_spool.select import Entry
-from torc_spool.store import Content, Place, Store, encode, with_attempt
+from torc_spool.store import Place, Store
 
 LAW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

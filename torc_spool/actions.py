@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torc_spool import fsops, naming, recovery, triggers
+from torc_spool.contents import encode
 from torc_spool.errors import NotFound, UsageError
 from torc_spool.model import Action, Status, Trigger
 from torc_spool.naming import ActionName
-from torc_spool.store import Store, encode
+from torc_spool.store import Store
 from torc_spool.triggers import View
 
 _TRIES = 20

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from torc_spool import fsops, lease, naming, processes
+from torc_spool.contents import Content, encode, with_attempt
 from torc_spool.errors import Fenced, StorageError
 from torc_spool.lifecycle import Move
 from torc_spool.model import Attempt, Decision, Job, RunnerEnd, RunnerRecord, Status
 from torc_spool.naming import Cause, JobName, Request
 from torc_spool.scratch import Scratch
 from torc_spool.select import Entry
-from torc_spool.store import Content, Place, Store, encode, with_attempt
+from torc_spool.store import Place, Store
 
 _MOMENT_S = 1.0  # for so long a sign of life tells the filesystem's time, too
 

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from torc_spool import fsops, naming, processes, sbatch, sickhosts, slurm
 from torc_spool.actor import user_name
+from torc_spool.contents import encode, read_record
 from torc_spool.errors import StorageError, UsageError
 from torc_spool.model import Allocation
 from torc_spool.sbatch import Launch, Options
-from torc_spool.store import Store, encode, read_record
+from torc_spool.store import Store
 
 
 class Wish(NamedTuple):

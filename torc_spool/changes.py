@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 from torc_spool import fsops, naming, recovery, sortkeys
 from torc_spool.actor import Actor, identity, new_name
+from torc_spool.contents import encode
 from torc_spool.errors import DamagedFile, NotFound, StorageError, UsageError
 from torc_spool.lifecycle import Move
 from torc_spool.model import MAX_PRIORITY, UNSUCCESSFUL, Job, Status
 from torc_spool.naming import Cause, Request
 from torc_spool.recovery import Owner, Recovered
 from torc_spool.settle import Settler
-from torc_spool.store import Place, Store, encode
+from torc_spool.store import Place, Store
 
 _TRIES = 20
 _WAITING = (Status.BLOCKED, Status.READY, Status.HELD)

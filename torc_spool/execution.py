@@ -11,12 +11,12 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from torc_spool import causes, handlers, processes
+from torc_spool.contents import Content
 from torc_spool.handlers import RETURN_CODE_RUNTIME, Script
 from torc_spool.model import MIB, Attempt, FailureHandler, Job, Status, Stdio
 from torc_spool.naming import JobName
 from torc_spool.oomkills import NOT_KNOWN, OomCounter
 from torc_spool.slots import Grant
-from torc_spool.store import Content
 
 TASK_VARIABLE = "TORC_TASK"  # in the environment of every process of one attempt, and of no other
 _TERMINATED = 128 + signal.SIGTERM

@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from torc_spool import causes
+from torc_spool.contents import Content
 from torc_spool.errors import DamagedFile
 from torc_spool.model import OUTCOMES, Attempt, Status
 from torc_spool.naming import Cause
-from torc_spool.store import Content, Place, Store
+from torc_spool.store import Place, Store
 
 
 class Loss(NamedTuple):

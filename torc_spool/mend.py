@@ -15,6 +15,7 @@ import msgspec
 from torc_spool import ceilings, changes, fate, fsops, naming, recovery, remedies
 from torc_spool.actor import Actor
 from torc_spool.again import in_order
+from torc_spool.contents import Content
 from torc_spool.errors import DamagedFile, StorageError, TorcSpoolError
 from torc_spool.fate import Loss
 from torc_spool.lifecycle import Move
@@ -22,7 +23,7 @@ from torc_spool.model import OUTCOMES, Attempt, Job, Resources, RunnerRecord, St
 from torc_spool.recovery import Owner, Recovered
 from torc_spool.remedies import Remedy, Terms
 from torc_spool.settle import Settler
-from torc_spool.store import Content, Place, Store
+from torc_spool.store import Place, Store
 
 HELPED = (Status.FAILED, Status.TERMINATED)
 

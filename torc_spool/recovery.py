@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from torc_spool import fate, fsops, naming, processes
 from torc_spool.actor import Actor, Taking, decode_journal
+from torc_spool.contents import Content, encode
 from torc_spool.crowd import RUNNER_VARIABLE as RUNNER_VARIABLE
 from torc_spool.errors import DamagedFile, NotFound, StorageError
 from torc_spool.model import OUTCOMES, Decision, RunnerEnd, RunnerRecord, Status
@@ -23,7 +24,7 @@ from torc_spool.owners import Owner as Owner
 from torc_spool.owners import dead as dead
 from torc_spool.owners import scan as scan
 from torc_spool.owners import taken_owners as taken_owners
-from torc_spool.store import Content, Place, Store, encode
+from torc_spool.store import Place, Store
 
 WORKFLOW_VARIABLE = "TORC_WORKFLOW_ID"  # the same
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torc_spool import changes, fsops, naming, processes, recovery, userdata
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.check import check
+from torc_spool.contents import encode
 from torc_spool.errors import StorageError, UsageError
 from torc_spool.findings import Anew, AnewAction, Close, Finding, Fix, Make, Park, Rename, Resubmit, Rewrite, TakeBack
 from torc_spool.model import RunnerEnd, Status
@@ -22,7 +23,7 @@ from torc_spool.naming import ActionName
 from torc_spool.recovery import Owner
 from torc_spool.settle import Settler
 from torc_spool.spool import command
-from torc_spool.store import Store, encode
+from torc_spool.store import Store
 from torc_spool.survey import LOST_AND_FOUND, survey
 
 _LOOKS = 3

@@ -9,11 +9,12 @@ import msgspec
 
 from torc_spool import fsops, userdata
 from torc_spool.actor import Actor
+from torc_spool.contents import encode
 from torc_spool.digest import Sum
 from torc_spool.errors import StorageError, UsageError
 from torc_spool.model import Job, Workflow, WorkflowSpec
 from torc_spool.revision import DEFINES
-from torc_spool.store import Store, encode
+from torc_spool.store import Store
 from torc_spool.submission import Verbatim
 
 _SUBMIT = "submit it as a new workflow"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from torc_spool import actor as actors
 from torc_spool import (
+    children,
     doctor,
     evidence,
     fsops,
@@ -108,8 +109,8 @@ class Runner:
 
     def run(self) -> Result:
         """Until there is nothing more to do. Raises NotFound, UntrustedSpool, StorageError before the first claim."""
-        processes.set_subreaper()
-        processes.close_on_exec_from(3)
+        children.set_subreaper()
+        children.close_on_exec_from(3)
         self._open_workflows()
         with Wakeup(self._signals.append) as wakeup:
             self._wakeup = wakeup

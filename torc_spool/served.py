@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torc_spool import crowd, fsops, naming, recovery, select
 from torc_spool.actor import Actor
+from torc_spool.contents import Content
 from torc_spool.errors import BadName, DamagedFile, StorageError
 from torc_spool.lifecycle import Move
 from torc_spool.locking import ClaimLock
@@ -20,7 +21,7 @@ from torc_spool.prospects import Left as Left
 from torc_spool.prospects import Prospects
 from torc_spool.select import Entry, Offer, Pick, ReadyQueue
 from torc_spool.settle import Settler
-from torc_spool.store import Content, Place, Store
+from torc_spool.store import Place, Store
 
 LISTING_SHARE = 20  # listings may cost a twentieth of the time
 VIEW_AGE_S = 1.0

@@ -7,11 +7,12 @@ import time
 import msgspec
 
 from torc_spool import fsops, mend, naming, recovery
+from torc_spool.contents import encode
 from torc_spool.errors import DamagedFile, NotFound
 from torc_spool.mend import Case
 from torc_spool.model import OUTCOMES, RunnerRecord, SickHost, Status
 from torc_spool.remedies import Remedy
-from torc_spool.store import Store, encode
+from torc_spool.store import Store
 from torc_spool.streak import SICK_WITHIN_S, Failed, Streak, Verdict, failed_at_once, verdict
 
 HOLDS_S = 24 * 3600.0  # by then somebody has mended the host, or a runner there finds it sick once more

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from torc_spool import processes, sbatch
+from torc_spool import children, sbatch
 from torc_spool.errors import SlurmError, SpecError
 
 SBATCH_TIMEOUT_S = 120.0  # a busy controller lets one wait
@@ -135,7 +135,7 @@ def call(
             env=dict(environ),
             timeout=timeout_s,
             check=False,
-            preexec_fn=processes.dying_with_parent() if dies_with_us else None,
+            preexec_fn=children.dying_with_parent() if dies_with_us else None,
         )
     except FileNotFoundError:
         raise SlurmError(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 
 from torc_spool import fingerprints, fsops, handlers, naming
+from torc_spool.contents import Content
 from torc_spool.digest import digest
 from torc_spool.errors import StorageError
 from torc_spool.execution import TASK_VARIABLE, Execution, Outputs
@@ -15,7 +16,6 @@ from torc_spool.model import Job, StdioMode, Workflow
 from torc_spool.naming import JobName
 from torc_spool.slots import Grant
 from torc_spool.spawn import Environment, Order
-from torc_spool.store import Content
 
 _BASHES = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash")
 BASH = next((path for path in _BASHES if os.access(path, os.X_OK)), _BASHES[0])

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from torc_spool import fsops, lifecycle, naming, sortkeys
+from torc_spool import contents, fsops, lifecycle, naming, sortkeys
+from torc_spool.contents import Content
 from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
 from torc_spool.graph import Ended, Ledger, Link
 from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, Layout
 from torc_spool.lifecycle import Move
-from torc_spool.model import FORMAT_VERSION, OUTCOMES, Action, Job, Needs, RunnerEnd, RunnerRecord, Status, Workflow
+from torc_spool.model import OUTCOMES, Action, Job, Needs, RunnerEnd, RunnerRecord, Status, Workflow
 from torc_spool.naming import Cause, JobName
 from torc_spool.revision import Revisions, latest_of
 from torc_spool.select import Entry
@@ -26,10 +27,7 @@ from torc_spool.select import Entry
 _MAX_JOB_BYTES = 64 << 20  # what is larger is no job's file, and shall not fill the memory
 _SNAPSHOT_TRIES = 5
 
-_decode_job = msgspec.json.Decoder(Job).decode
-_decode_any = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+T = TypeVar("T")
 
 
 class Place(NamedTuple):
@@ -39,31 +37,6 @@ class Place(NamedTuple):
     detail: str | None  # the scheduler's directory or the owner, where there is one
     filename: str
     name: JobName
-
-
-class Content(NamedTuple):
-    """A job's file as it was read: the record, and the bytes so that unknown fields survive a rewrite."""
-
-    job: Job
-    data: bytes
-
-    def redefined(self, changes: Mapping[str, Any]) -> Content:
-        """The same job with other fields; one that has its default is left out."""
-        fields = _decode_any(self.data)
-        said = msgspec.to_builtins(msgspec.structs.replace(self.job, attempts=(), **changes))
-        for field in changes:
-            fields.pop(field, None)
-            if field in said:
-                fields[field] = said[field]
-        data = encode(fields)
-        return Content(_decode_job(data), data)
-
-    def rebound(self, scheduler: str | None) -> Content:
-        """The same job, bound to another scheduler or to none."""
-        fields = _decode_any(self.data)
-        fields["scheduler"] = scheduler
-        data = encode(fields)
-        return Content(_decode_job(data), data)
 
 
 class Outcomes(NamedTuple):
@@ -79,10 +52,6 @@ class _LinkRecord(msgspec.Struct, frozen=True):
     depends_on: tuple[int, ...] = ()
     cancel_on_blocking_job_failure: bool = True
     scheduler: str | None = None
-
-
-class _Version(msgspec.Struct, frozen=True):
-    version: int = FORMAT_VERSION
 
 
 class Store:
@@ -104,7 +73,7 @@ class Store:
             if fsops.entries(root) is not None:
                 raise DamagedFile(layout.workflow_file, "is missing: this is not a workflow, or not a whole one")
             raise NotFound(f"{root} was deleted")
-        workflow = _decode_workflow(content.data, layout.workflow_file)
+        workflow = contents.decode_workflow(content.data, layout.workflow_file)
         named = naming.parse_workflow(os.path.basename(root))
         if named is not None and named[0] != workflow.id:
             raise DamagedFile(
@@ -117,7 +86,7 @@ class Store:
             content = fsops.read(layout.workflow_file)
             if content is None:
                 raise DamagedFile(layout.workflow_file, "is missing: this is not a whole revision")
-            workflow = _decode_workflow(content.data, layout.workflow_file)
+            workflow = contents.decode_workflow(content.data, layout.workflow_file)
         return cls(layout, workflow, shared=allow_shared or said_by_owner, revision=revision)
 
     def check_trust(self) -> None:
@@ -309,19 +278,10 @@ class Store:
         data = self._read_what_runs(path)
         if data is None:
             return None
-        try:
-            job = _decode_job(data)
-            _decode_any(data)  # the fields that we do not know have to be written again
-        except _UNREADABLE as error:
-            why = _from_the_future(data) or f"is no job's JSON ({error})"
-            raise DamagedFile(path, why) from error
-        if job.version > FORMAT_VERSION:
-            raise DamagedFile(path, f"is of version {job.version}; this program knows {FORMAT_VERSION}")
-        if job.id != job_id:
-            raise DamagedFile(path, f"its name says job {job_id}, its content job {job.id}")
-        if job.id > self.workflow.num_jobs:
-            raise DamagedFile(path, f"the workflow has no job {job.id}")
-        return Content(job, data)
+        content = contents.decode_job(data, path, job_id)
+        if content.job.id > self.workflow.num_jobs:
+            raise DamagedFile(path, f"the workflow has no job {content.job.id}")
+        return content
 
     def _read_what_runs(self, path: str) -> bytes | None:
         """A file with commands in it; None when it is gone. Raises DamagedFile."""
@@ -342,17 +302,7 @@ class Store:
     def read_action(self, path: str, number: int) -> Action | None:
         """An action's file; None when it is gone. Raises DamagedFile, as for a job's."""
         data = self._read_what_runs(path)
-        if data is None:
-            return None
-        try:
-            action = msgspec.json.decode(data, type=Action)
-        except _UNREADABLE as error:
-            raise DamagedFile(path, _from_the_future(data) or f"is no action's JSON ({error})") from error
-        if action.version > FORMAT_VERSION:
-            raise DamagedFile(path, f"is of version {action.version}; this program knows {FORMAT_VERSION}")
-        if action.number != number:
-            raise DamagedFile(path, f"its name says action {number}, its content action {action.number}")
-        return action
+        return None if data is None else contents.decode_action(data, path, number)
 
     def action_records(self) -> list[Action]:
         """The workflow's own immutable record of all actions, in order. Raises DamagedFile."""
@@ -361,10 +311,8 @@ class Store:
         content = fsops.read(self.layout.actions_file)
         if content is None:
             raise NotFound(f"{self.layout.actions_file} is missing")
-        try:
-            return [msgspec.json.decode(line, type=Action) for line in content.data.splitlines()]
-        except _UNREADABLE as error:
-            raise DamagedFile(self.layout.actions_file, f"has a line that is no action ({error})") from error
+        path = self.layout.actions_file
+        return [contents.decode_line(line, path, Action, "action") for line in content.data.splitlines()]
 
     def current(self, content: Content) -> Content:
         """A job's file as it is to be run: with what a later revision has changed since it was written."""
@@ -381,8 +329,7 @@ class Store:
         lines = self._record_lines()
         if not 1 <= job <= len(lines):
             raise NotFound(f"workflow {self.workflow.id} has no job {job}")
-        found: Job = self._decode_record(lines[job - 1], Job)
-        return found
+        return self._decode_record(lines[job - 1], Job)
 
     def ledger(self) -> Ledger:
         """The dependency graph, without outcomes."""
@@ -402,19 +349,16 @@ class Store:
             raise NotFound(f"{self.layout.jobs_file} is missing")
         return content.data.splitlines()
 
-    def _decode_record(self, line: bytes, kind: type[Any]) -> Any:
-        try:
-            return msgspec.json.decode(line, type=kind)
-        except _UNREADABLE as error:
-            raise DamagedFile(self.layout.jobs_file, f"has a line that is no job ({error})") from error
+    def _decode_record(self, line: bytes, kind: type[T]) -> T:
+        return contents.decode_line(line, self.layout.jobs_file, kind, "job")
 
     def runner_record(self, directory: str) -> RunnerRecord | None:
         """Who a runner is; None when it never came to say so."""
-        record: RunnerRecord | None = read_record(f"{directory}/runner.json", RunnerRecord)
+        record: RunnerRecord | None = contents.read_record(f"{directory}/runner.json", RunnerRecord)
         return record
 
     def runner_end(self, directory: str) -> RunnerEnd | None:
-        end: RunnerEnd | None = read_record(f"{directory}/end.json", RunnerEnd)
+        end: RunnerEnd | None = contents.read_record(f"{directory}/end.json", RunnerEnd)
         return end
 
     # -- moves ----------------------------------------------------------------------------------------------
@@ -460,43 +404,3 @@ class Store:
 
     def ready_detail(self, job: Job) -> str:
         return naming.scheduler_directory(job.scheduler)
-
-
-def _decode_workflow(data: bytes, path: str) -> Workflow:
-    try:
-        workflow = msgspec.json.decode(data, type=Workflow)
-    except _UNREADABLE as error:
-        why = _from_the_future(data)
-        raise DamagedFile(path, f"{why}; use a newer one" if why else f"is no workflow's JSON ({error})") from error
-    if workflow.version > FORMAT_VERSION:
-        raise DamagedFile(path, f"{_from_the_future(data)}; use a newer one")
-    return workflow
-
-
-def _from_the_future(data: bytes) -> str | None:
-    """Why a file is not guessed at, where all that can be read of it is that it is of a later version."""
-    try:
-        version = msgspec.json.decode(data, type=_Version).version
-    except _UNREADABLE:
-        return None
-    return f"is of version {version}; this program knows {FORMAT_VERSION}" if version > FORMAT_VERSION else None
-
-
-def read_record(path: str, kind: type[Any]) -> Any:
-    """A record that decides nothing alone; None when it is gone or cannot be understood. Raises StorageError."""
-    try:
-        content = fsops.read(path)
-        return None if content is None else msgspec.json.decode(content.data, type=kind)
-    except (*_UNREADABLE, DamagedFile):
-        return None
-
-
-def encode(record: Any) -> bytes:
-    return _encode(record) + b"\n"
-
-
-def with_attempt(content: Content, attempt: Any) -> bytes:
-    """The file's bytes with one more attempt; fields that we do not know are kept."""
-    fields = _decode_any(content.data)
-    fields.setdefault("attempts", []).append(msgspec.to_builtins(attempt))
-    return encode(fields)

@@ -14,12 +14,12 @@ import msgspec
 
 from torc_spool import fsops, naming, processes, sortkeys
 from torc_spool.actor import identity, new_name, user_name
+from torc_spool.contents import encode
 from torc_spool.digest import Sum
 from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
 from torc_spool.evidence import Here, of_host
 from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, Layout
 from torc_spool.model import Action, Job, RunnerRecord, UserData, Workflow, WorkflowSpec
-from torc_spool.store import encode
 from torc_spool.userdata import Datum, with_user_data
 
 IDS, STAGING, TRASH = ".ids", ".staging", ".trash"

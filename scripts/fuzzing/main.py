@@ -12,7 +12,7 @@ from collections.abc import Callable
 import atheris
 
 with atheris.instrument_imports(include=["torc_spool"]):
-    from torc_spool import actor, allocation, naming, quantities, sbatch, siteprofile, spec, squeue, store
+    from torc_spool import actor, allocation, contents, naming, quantities, sbatch, siteprofile, spec, squeue
     from torc_spool.errors import TorcSpoolError
 
 
@@ -60,8 +60,9 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
 
 
 def _job(data: bytes) -> None:
-    with contextlib.suppress(*store._UNREADABLE):
-        store._decode_job(data)
+    content = contents.decode_job(data, "job.json", 1)
+    again = contents.decode_job(contents.with_attempt(content.rebound("x"), {"attempt": 1}), "job.json", 1)
+    assert len(again.job.attempts) == len(content.job.attempts) + 1
 
 
 def _one(name: str) -> Callable[[bytes], None]:

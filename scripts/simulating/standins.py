@@ -17,7 +17,7 @@ from unittest import mock
 import filelock
 from world import World
 
-from torc_spool import fsops, processes, runner
+from torc_spool import children, fsops, processes, runner
 from torc_spool.executor import Executor
 from torc_spool.model import Status
 from torc_spool.spawn import Order, Outcome
@@ -129,8 +129,8 @@ def installed(world: World) -> Iterator[None]:
         mock.patch.object(filelock, "unlock_descriptor", _locking(filelock.unlock_descriptor)),
         mock.patch.object(processes, "host_name", _host),
         mock.patch.object(processes, "boot_id", lambda: f"boot of {_host()}"),
-        mock.patch.object(processes, "set_subreaper", lambda: None),
-        mock.patch.object(processes, "close_on_exec_from", lambda _first: None),
+        mock.patch.object(children, "set_subreaper", lambda: None),
+        mock.patch.object(children, "close_on_exec_from", lambda _first: None),
         mock.patch.object(processes, "kill_marked", lambda *_arguments, **_options: 0),
         mock.patch.object(runner, "Executor", SimulatedExecutor),
         mock.patch.object(runner, "Wakeup", SimulatedWakeup),
