@@ -157,6 +157,25 @@ def test_a_second_host_that_fails_alike_speaks_for_the_hosts_unless_nothing_has_
     assert sickhosts.judge(store, alone, streak_of(1), is_asked_for=False)[0] is Verdict.ALONE
 
 
+def test_one_who_was_alone_is_judged_again_when_others_have_come(hand: Hand) -> None:
+    """Else a sick host that is the first to begin would eat the queue."""
+    store, streak = hand.store, Streak(2)
+    for number, job in enumerate((1, 2, 3, 4), 1):
+        streak.note(1, job, ended(FAILED))
+        assert streak.is_long == (number % 2 == 0)
+        if number == 2:
+            found, said = sickhosts.judge(store, hand.record, streak, is_asked_for=False)
+            assert (found, "so this one goes on" in said) == (Verdict.ALONE, True)
+    assert sickhosts.judge(store, hand.record, streak, is_asked_for=False) == (Verdict.ALONE, ""), "it is said once"
+    other = Hand(store)
+    for job in (5, 6):
+        streak.note(1, job, ended(FAILED))
+    assert streak.is_long
+    assert sickhosts.judge(store, hand.record, streak, is_asked_for=False)[0] is Verdict.SICK
+    assert not streak.is_long
+    other.leave()
+
+
 def test_notes_hold_for_a_day_and_what_cannot_be_read_is_none(hand: Hand) -> None:
     note = other_note(hand.store)
     Path(f"{hand.store.layout.sick}/n9-1-0123abcd.json").write_text('{"host": ')

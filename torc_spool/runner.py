@@ -187,7 +187,8 @@ class Runner:
                 given = sickhosts.note(served.store, record, streak)
                 served.has_missed()
                 said += f"; given back to others: {', '.join(given) or 'none'}"
-            self._tell(said)
+            if said:
+                self._tell(said)
 
     def _show_sick(self, served: Served) -> None:
         for note in sickhosts.notes(served.store):

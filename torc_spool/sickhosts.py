@@ -56,8 +56,7 @@ def _lift(store: Store, lifted: list[SickHost]) -> None:
 
 
 def judge(store: Store, record: RunnerRecord, streak: Streak, *, is_asked_for: bool) -> tuple[Verdict, str]:
-    """What a runner's long streak means, and what to say of it. Notes that it proves wrong are lifted."""
-    streak.is_judged = True
+    """What a runner's long streak means, and what to say of it, once. Notes that it proves wrong are lifted."""
     others = [note for note in notes(store) if note.host != record.host]
     any_completed = bool(fsops.names(store.layout.outcome(Status.COMPLETED)))
     found = verdict(
@@ -66,10 +65,13 @@ def judge(store: Store, record: RunnerRecord, streak: Streak, *, is_asked_for: b
         others_fail_too=bool(others),
         any_completed=any_completed,
     )
+    if found is Verdict.ALONE:
+        said = "" if streak.put_off_at else f"{streak}; no other runner is there for them, so this one goes on"
+        streak.put_off()
+        return found, said
+    streak.is_judged = True
     if found is Verdict.SICK:
         return found, f"{streak}: this runner claims nothing more, and notes {record.host} as sick"
-    if found is Verdict.ALONE:
-        return found, f"{streak}; no other runner is there for them, so this one goes on"
     _lift(store, [note for note in others if not note.any_completed])
     where = ", ".join(sorted({note.host for note in others}))
     return found, f"{streak}, as on {where}: it is the jobs, not the hosts; this runner goes on"

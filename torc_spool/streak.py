@@ -25,7 +25,8 @@ class Streak:
     def __init__(self, most: int = SICK_AFTER, within_s: float = SICK_WITHIN_S) -> None:
         self._most, self._within_s = most, within_s
         self._jobs: dict[tuple[int, int], Failed] = {}
-        self.is_judged = False  # whether it has been looked into since it began
+        self.is_judged = False  # whether it has been looked into since it began, for good
+        self.put_off_at = 0  # how long it was when it was last looked into and nobody else was there
 
     def note(self, workflow: int, job: int, attempt: Attempt) -> None:
         """A job has come to its end here. One that somebody ended tells nothing."""
@@ -33,11 +34,15 @@ class Streak:
             self._jobs[workflow, job] = Failed(workflow, job, attempt.attempt)
         elif attempt.outcome in (Status.COMPLETED, Status.FAILED):
             self._jobs.clear()
-            self.is_judged = False
+            self.is_judged, self.put_off_at = False, 0
 
     @property
     def is_long(self) -> bool:
-        return 0 < self._most <= len(self._jobs) and not self.is_judged
+        return 0 < self._most <= len(self._jobs) - self.put_off_at and not self.is_judged
+
+    def put_off(self) -> None:
+        """To be looked into again when it has become as much longer: others may be there then."""
+        self.put_off_at = len(self._jobs)
 
     @property
     def failed(self) -> list[Failed]:
