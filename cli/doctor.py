@@ -40,8 +40,8 @@ def doctor(state: State, directory: str, word: str | None, peers: int | None) ->
     usable; 1 do not put a spool there.
     """
     path = os.path.abspath(directory)
-    if fsops.entries(path) is None:
-        raise NotFound(f"{directory}: there is no such directory; make it first")
+    if not directory or fsops.entries(path) is None:
+        raise NotFound(f"{directory or 'DIR is empty'}: there is no such directory; make it first")
     fsops.check_directory(path, shared=state.allow_shared)
     found, first = _measure(path, word, peers)
     verdict = doctors.judge(found)

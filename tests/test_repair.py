@@ -16,11 +16,11 @@ import pytest
 import spooltools as tools
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from spooltools import FULL, READS, Fault, Hand, TornWrite, Wanted, check_invariants
+from spooltools import FULL, READS, Do, Fault, Hand, TornWrite, Wanted, check_invariants
 
 from torc_spool import changes, naming, processes
 from torc_spool.errors import UsageError
-from torc_spool.model import OUTCOMES, Status
+from torc_spool.model import OUTCOMES, Status, Trigger
 from torc_spool.repair import look, repair
 from torc_spool.spool import Spool
 
@@ -293,6 +293,54 @@ def test_what_a_person_may_do_is_no_damage(name: str, made: dict[str, str], base
 
 
 # -- each repair
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(each): each.read_bytes() for each in (path, *path.rglob("*")) if each.is_file()}
+
+
+LINKS = ("blocked", "ready", "ready/any", "done/completed", "running", "requests", "runners", "lock", "lost+found")
+
+
+@pytest.mark.parametrize("of_what", ["in its place", "with what it had", "itself"])
+def test_nothing_is_followed_through_a_symbolic_link_and_the_link_is_moved(
+    of_what: str, made: dict[str, str], base: Path
+) -> None:
+    dead = ours("0badcafe")
+    runner = os.listdir(f"{root_of(made['half run'])}/runners")[0]
+    strays = ("new", "ready/x", f"running/{dead}", f"runners/{dead}", f"runners/{runner}/taken")
+    for number, path in enumerate((*LINKS, f"runners/{runner}", f"runners/{runner}/journal", *strays)):
+        spool, outside = str(base / f"{of_what}-{number}"), base / f"{of_what}-{number}-outside"
+        tools.copy_tree(made["half run"], spool)
+        link = Path(root_of(spool), path)
+        if of_what == "with what it had" and link.exists():
+            link.rename(outside)
+        else:
+            outside.mkdir()
+            (outside / "999999-000000001.7-c1g0n1m1t0-first.json").write_text("not ours")
+            shutil.rmtree(link) if link.is_dir() else link.unlink(missing_ok=True)
+        link.symlink_to("." if of_what == "itself" else outside)
+        before = contents(outside)
+        (Path(root_of(spool)) / "foreign").touch()
+        assert look(Spool(spool).open(1)), path
+        mended = repair(Spool(spool).open(1))
+        assert mended.left == [], (path, mended)
+        assert not link.is_symlink(), path
+        runs_to_its_end(spool)
+        assert contents(outside) == before, path
+
+
+def test_actions_are_left_alone_when_their_record_is_broken(base: Path) -> None:
+    """Nothing can be told of them then."""
+    spool = str(base / "spool")
+    tools.submit(spool, tools.workflow({"a": Wanted()}, actions=(Do(Trigger.WORKFLOW_COMPLETE),)))
+    root = root_of(spool)
+    os.truncate(f"{root}/actions.jsonl", 40)
+    before = sorted(os.listdir(f"{root}/actions/waiting"))
+    assert before
+    left = repair(tools.open_workflow(spool)).left
+    assert {finding.kind for finding in left} == {"record"}
+    assert sorted(os.listdir(f"{root}/actions/waiting")) == before
 
 
 def test_a_sound_workflow_is_left_as_it_is(made: dict[str, str], base: Path) -> None:

@@ -78,19 +78,33 @@ def names(path: str) -> list[str]:
         return []  # a foreign file where a directory would be: nothing lies in it
 
 
-def directories_and_files(path: str) -> tuple[list[str], list[str]]:
-    """The names that count: what may be a directory (a symbolic link may), and what is none."""
-    found: tuple[list[str], list[str]] = ([], [])
+class Listed(NamedTuple):
+    """The names in a directory that count, by what they are."""
+
+    directories: list[str]
+    files: list[str]
+    links: list[str]
+
+
+def listed(path: str) -> Listed:
+    """None of any kind where there is no such directory."""
+    found = Listed([], [], [])
     try:
         _call("list", path)
         with os.scandir(path) as scan:
             for entry in scan:
                 if not entry.name.startswith("."):
-                    found[not (entry.is_dir(follow_symlinks=False) or entry.is_symlink())].append(entry.name)
+                    found[2 if entry.is_symlink() else not entry.is_dir(follow_symlinks=False)].append(entry.name)
     except OSError as error:
         if error.errno not in (*GONE, errno.ENOTDIR):
             raise StorageError("list", path, error.errno) from error
     return found
+
+
+def directories_and_files(path: str) -> tuple[list[str], list[str]]:
+    """The names that count: what may be a directory (a symbolic link may), and what is none."""
+    found = listed(path)
+    return found.directories + found.links, found.files
 
 
 def rename(source: str, target: str) -> bool:

@@ -71,6 +71,8 @@ def repair(store: Store) -> Mended:
     for finding in found:
         if isinstance(finding.fix, Make):
             _make(store, finding.fix)
+        elif isinstance(finding.fix, Park) and _is_link(f"{root}/{finding.fix.path}"):
+            _park(store, finding.fix.path)  # as long as it is there, nothing below it is to be trusted
     store.check_trust()
     actor = Actor.born(store, identity(new_name(), kind="fsck"))
     try:
@@ -89,15 +91,25 @@ def repair(store: Store) -> Mended:
 def _park(store: Store, path: str) -> None:
     """p1, p2."""
     root = store.layout.root
+    has = fsops.listed(root)
+    if LOST_AND_FOUND in has.files + has.links:
+        fsops.rename(f"{root}/{LOST_AND_FOUND}", f"{root}/.{naming.aside_name(LOST_AND_FOUND, '.')}")
     fsops.make_directory(f"{root}/{LOST_AND_FOUND}", store.directory_mode)
     directory, _, name = path.rpartition("/")
-    target = naming.aside_name(name, directory or ".")
-    fsops.rename(f"{root}/{path}", f"{root}/{LOST_AND_FOUND}/{target}")
+    if path != LOST_AND_FOUND:
+        target = naming.aside_name(name, directory or ".")
+        fsops.rename(f"{root}/{path}", f"{root}/{LOST_AND_FOUND}/{target}")
+
+
+def _is_link(path: str) -> bool:
+    directory, name = os.path.split(path)
+    return name in fsops.listed(directory).links
 
 
 def _make(store: Store, fix: Make) -> None:
     parent, name = os.path.split(f"{store.layout.root}/{fix.path}")
-    if name in fsops.directories_and_files(parent)[not fix.is_file]:
+    has = fsops.listed(parent)
+    if name in has.links + (has.directories if fix.is_file else has.files):
         _park(store, fix.path)  # a file where a directory must be, or the other way round
     if fix.is_file:
         fsops.create(f"{parent}/{name}", b"", store.file_mode)

@@ -185,7 +185,7 @@ class Store:
         """All directories below `pending/` and `running/` that are somebody's, whether he lives or not."""
         found: dict[str, set[Status]] = {}
         for status in (Status.PENDING, Status.RUNNING):
-            for name in fsops.directories_and_files(self.layout.directory_of(status))[0]:
+            for name in fsops.listed(self.layout.directory_of(status)).directories:
                 if naming.owners(name) is not None:
                     found.setdefault(name, set()).add(status)
         return found

@@ -46,16 +46,18 @@ class _Survey:
         self._store, self._root = store, store.layout.root
         known = known_of(store)
         self._picture = Picture(known, [], [], [], [], [], set(), [], {}, set(), set(), {}, [], [], set(), {}, [])
+        self._top: list[str] = []  # the directories in the workflow's own
 
     def take(self) -> Picture:
         self._look_at_spool()
         self._look_at_root()
         self._look_at_records()
         # journals before jobs: what they tell is in the jobs' files already
-        self._look_at_runners(self._store.layout.runners, "runners", taken=False)
+        if self._is_directory("runners"):
+            self._look_at_runners(self._store.layout.runners, "runners", taken=False)
         self._look_at_jobs()
         self._look_at_what_was_moved()
-        for name in fsops.names(self._store.layout.requests):
+        for name in fsops.names(self._store.layout.requests) if self._is_directory("requests") else ():
             request = naming.parse_request(name)
             if request is None:
                 self._foreign(f"requests/{name}", "is no request")
@@ -70,7 +72,13 @@ class _Survey:
     def _foreign(self, path: str, why: str) -> None:
         self._picture.foreign.append(Odd(path, why))
 
-    # -- directories
+    # -- directories: through a symbolic link in the place of one nothing is looked at
+
+    def _is_directory(self, path: str) -> bool:
+        return path.split("/")[0] in self._top and path not in self._picture.missing
+
+    def _listed(self, path: str) -> fsops.Listed:
+        return fsops.listed(f"{self._root}/{path}")
 
     def _look_at_spool(self) -> None:
         """What of the spool itself is this workflow's."""
@@ -91,13 +99,14 @@ class _Survey:
         """Those in the workflow's directory itself have been looked at with all that lies there."""
         for directory, wanted in self._picture.known.records.items():
             if directory:
-                for found in fsops.directories_and_files(f"{self._root}/{directory}"):
+                for found in self._listed(directory):
                     for name in set(found) - wanted:
                         self._foreign(f"{directory}/{name}", "is no record of a revision")
 
     def _look_at_root(self) -> None:
         workflow = self._store.workflow
-        directories, files = fsops.directories_and_files(self._root)
+        directories, files, links = self._listed("")
+        self._top = directories
         wanted = [*FIXED_DIRECTORIES, *(ACTION_DIRECTORIES if workflow.num_actions else ())]
         wanted += [f"ready/{naming.scheduler_directory(each['name'])}" for each in workflow.schedulers]
         listed = {"": directories}
@@ -105,7 +114,7 @@ class _Survey:
             parent, _, name = path.rpartition("/")
             if parent not in listed:
                 there = parent in directories
-                listed[parent] = fsops.directories_and_files(f"{self._root}/{parent}")[0] if there else []
+                listed[parent] = self._listed(parent).directories if there else []
             if name not in listed[parent]:
                 self._picture.missing.append(path)
         if "lock" not in files:
@@ -114,14 +123,16 @@ class _Survey:
         for name in directories:
             if name not in known and naming.parse_revision(name) is None:
                 self._foreign(name, "is no directory of a workflow")
-        for name in files:
+        for name in (*files, *links):
             if _FILES.fullmatch(name) is None:
-                self._foreign(name, "is no file of a workflow")
+                self._foreign(name, "is a symbolic link" if name in links else "is no file of a workflow")
 
     def _directories(self, parent: str, why: str) -> list[str]:
-        """The directories in one; files there are foreign."""
-        directories, files = fsops.directories_and_files(f"{self._root}/{parent}")
-        for name in files:
+        """The directories in one; all else there is foreign."""
+        if not self._is_directory(parent):
+            return []
+        directories, files, links = self._listed(parent)
+        for name in (*files, *links):
             self._foreign(f"{parent}/{name}", why)
         return directories
 
@@ -129,7 +140,8 @@ class _Survey:
 
     def _look_at_jobs(self) -> None:
         workflow = self._store.workflow
-        places: list[tuple[str, Status]] = [("blocked", Status.BLOCKED), ("held", Status.HELD)]
+        waiting = (("blocked", Status.BLOCKED), ("held", Status.HELD))
+        places = [place for place in waiting if self._is_directory(place[0])]
         schedulers = {naming.scheduler_directory(each["name"]) for each in workflow.schedulers} | {naming.ANY_SCHEDULER}
         for name in self._directories("ready", _NOT_A_JOB):
             if name in schedulers:
@@ -184,41 +196,44 @@ class _Survey:
     # -- runners
 
     def _look_at_runners(self, directory: str, shown: str, *, taken: bool) -> None:
-        names = sorted(fsops.names(directory))
-        for name in names:
+        names, files, links = fsops.listed(directory)
+        takers = []
+        for name in (*files, *links):
+            self._foreign(f"{shown}/{name}", "is no runner's record")
+        for name in sorted(names):
             path, what = f"{directory}/{name}", f"{shown}/{name}"
             if name in self._picture.runners:
                 self._foreign(what, f"is there twice, and in {self._picture.runners[name].path}")
                 continue
-            files = self._files_of_runner(path, what) if naming.is_runner(name) else None
-            record = self._record(path, what, "runner.json", RunnerRecord) if files is not None else None
-            if files is None or (record is not None and record.name != name):
-                self._foreign(what, "is no runner's record" if files is None else "is the record of another runner")
+            if not naming.is_runner(name):
+                self._foreign(what, "is no runner's record")
                 continue
+            record = self._record(path, what, "runner.json", RunnerRecord)
+            if record is not None and record.name != name:
+                self._foreign(what, "is the record of another runner")
+                continue
+            has = self._listed_of_runner(path, what)
+            if "taken" in has.directories:
+                takers.append(name)
             end = self._record(path, what, "end.json", RunnerEnd)
             if any(not isinstance(line.get("event"), str) for line in _lines(f"{path}/journal")):
                 self._foreign(f"{what}/journal", "has lines that are none of a journal")
             events = _events(f"{path}/journal")
-            there = files - {file for file, said in (("runner.json", record), ("end.json", end)) if said is None}
+            unsaid = {file for file, said in (("runner.json", record), ("end.json", end)) if said is None}
+            there = {*has.files} & {*_OF_A_RUNNER} - unsaid
             said = taken or record is not None
             self._picture.runners[name] = Runner(what, end.state if end else None, said, frozenset(there), events)
             self._remember(f"{path}/journal")
-        for name in names:
+        for name in takers:
             if self._picture.runners.get(name, _NOBODY).path == f"{shown}/{name}":
                 self._look_at_runners(f"{directory}/{name}/taken", f"{shown}/{name}/taken", taken=True)
 
-    def _files_of_runner(self, path: str, shown: str) -> set[str] | None:
-        """Which of the files of a runner's directory are there. None: it is no directory."""
-        try:
-            listed = fsops.entries(path)
-        except StorageError as error:
-            if error.errno != errno.ENOTDIR:
-                raise
-            return None
-        directories, files = fsops.directories_and_files(path)
-        for name in {*directories} - {"taken", "revision"} | {*files} - {*_OF_A_RUNNER}:
+    def _listed_of_runner(self, path: str, shown: str) -> fsops.Listed:
+        listed = fsops.listed(path)
+        known = {*listed.directories} & {"taken", "revision"} | {*listed.files} & {*_OF_A_RUNNER}
+        for name in {*listed.directories, *listed.files, *listed.links} - known:
             self._foreign(f"{shown}/{name}", "is nothing that a runner has")
-        return {*files} & {*_OF_A_RUNNER} if listed is not None else set()
+        return listed
 
     def _record(self, path: str, shown: str, name: str, kind: type[T]) -> T | None:
         """None where it is not there, or cannot be read: then it is foreign."""
@@ -243,13 +258,17 @@ class _Survey:
     # -- what was moved out of the way
 
     def _look_at_what_was_moved(self) -> None:
-        layout = self._store.layout
-        self._picture.aside.update(key[0] for name in fsops.names(layout.aside) if (key := naming.aside_job_id(name)))
-        actions_aside = (naming.aside_action(name) for name in fsops.names(layout.aside))
-        self._picture.actions_aside.update(name.number for name in actions_aside if name is not None)
         lost = f"{self._root}/{LOST_AND_FOUND}"
-        inside = [f"{lost}/{name}" for name in fsops.directories_and_files(lost)[0]]
-        for directory in (layout.aside, lost, *inside):
+        moved: list[str] = []
+        if self._is_directory("aside"):
+            aside = fsops.names(self._store.layout.aside)
+            self._picture.aside.update(key[0] for name in aside if (key := naming.aside_job_id(name)))
+            actions_aside = (naming.aside_action(name) for name in aside)
+            self._picture.actions_aside.update(name.number for name in actions_aside if name is not None)
+            moved.append(self._store.layout.aside)
+        if LOST_AND_FOUND in self._top:
+            moved += [lost, *(f"{lost}/{name}" for name in self._listed(LOST_AND_FOUND).directories)]
+        for directory in moved:
             for hidden in _entries(directory):
                 name = hidden.lstrip(".")
                 key = naming.aside_job_id(name) or naming.job_id(name)
@@ -264,10 +283,13 @@ class _Survey:
     # -- actions and user data
 
     def _look_at_actions(self) -> None:
-        for found in fsops.directories_and_files(f"{self._root}/actions"):
+        for found in self._listed("actions") if self._is_directory("actions") else ():
             for stranger in {f"actions/{name}" for name in found} - {*ACTION_DIRECTORIES}:
                 self._foreign(stranger, "is no directory of actions")
+        is_broken = any(odd.path == "actions.jsonl" for odd in self._picture.known.broken)
         for where in ("waiting", "running", "done", "persistent"):
+            if not self._is_directory(f"actions/{where}"):
+                continue
             directory = actions.directory(self._store, where)
             for filename in _entries(directory):
                 path = f"actions/{where}/{filename}"
@@ -277,6 +299,8 @@ class _Survey:
                     continue
                 name = naming.parse_action(filename)
                 known = self._picture.known.actions.get(name.number) if name else None
+                if known is None and name is not None and is_broken:
+                    continue  # nothing can be told of it
                 if name is None or known is None or not actions.belongs(name, where) or name.trigger != known.trigger:
                     self._foreign(path, "is not the file of an action of this workflow in this place")
                     continue
@@ -288,7 +312,7 @@ class _Survey:
 
     def _look_at_allocations(self) -> None:
         directory = self._store.layout.slurm
-        for name in fsops.names(directory):
+        for name in fsops.names(directory) if "slurm" in self._top else ():
             record = self._record(directory, "slurm", name, Allocation)
             if record is not None and record.job_id != naming.parse_allocation(name):
                 self._foreign(f"slurm/{name}", "is the record of another allocation")
@@ -302,6 +326,8 @@ class _Survey:
             return
         for datum in known:
             try:
+                if "user_data" not in self._top:
+                    raise NotFound(datum.file)
                 userdata.read(self._store, datum)
             except NotFound:
                 self._picture.user_data.append(Odd(f"user_data/{datum.file}", "is gone"))
