@@ -17,13 +17,14 @@ import pytest
 import spooltools as tools
 from spooltools import Do, Hand, Wanted
 
-from torc_spool import errands, executor, fsops, recording, runner
+from torc_spool import errands, executor, fsops, recording, report, runner
 from torc_spool.capacity import Capacity
 from torc_spool.errors import StorageError
 from torc_spool.execution import Execution, Outputs
 from torc_spool.model import OUTCOMES, FailureHandler, Rule, Status, Trigger, WorkflowSpec
 from torc_spool.options import Options
-from torc_spool.runner import Runner
+from torc_spool.repair import look, repair
+from torc_spool.runner import Result, Runner
 from torc_spool.slots import Grant
 from torc_spool.spool import Spool
 
@@ -53,7 +54,9 @@ def flow(chance: random.Random) -> WorkflowSpec:
     return msgspec.structs.replace(spec, jobs=tuple(handled), failure_handlers=(FailureHandler(name="h", rules=rules),))
 
 
-def run_here(spool: str, trouble: Callable[[], None] = lambda: None) -> None:
+def run_here(
+    spool: str, trouble: Callable[[], None] = lambda: None, tell: Callable[[Result], object] = lambda _: None
+) -> None:
     """A whole runner, in a child of its own; the trouble begins once it has been born."""
 
     def prepare() -> Runner:
@@ -69,7 +72,7 @@ def run_here(spool: str, trouble: Callable[[], None] = lambda: None) -> None:
         made._begin = then_trouble  # type: ignore[method-assign]
         return made
 
-    ending = tools.in_child(prepare, lambda made: made.run())
+    ending = tools.in_child(prepare, lambda made: tell(made.run()))
     assert ending.how in ("done", "refused"), ending.text
 
 
@@ -173,6 +176,37 @@ def test_results_that_wait_for_the_disk_are_kept_when_what_follows_from_one_is_r
     assert {seen.status for (seen,) in tree.jobs.values()} == {Status.COMPLETED}
     assert all(seen.attempts == [(1, "completed")] for (seen,) in tree.jobs.values())
     assert words(tmp_path / "log") == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_file_that_cannot_be_read_is_left_with_its_reason_and_made_anew_by_a_repair(tmp_path: Path) -> None:
+    """A runner cannot tell whether the disk will give it later; the person who asks for a repair has decided that."""
+    spool, said = str(tmp_path / "spool"), tmp_path / "said"
+    jobs = {name: Wanted(f"echo {name} >> log") for name in "ab"} | {"c": Wanted(after=("b",))}
+    Spool(spool).submit(tools.workflow(jobs), tools.VERBATIM, cwd=str(tmp_path))
+
+    def refused(operation: str, path: str) -> None:
+        if operation == "open" and "-000000002." in path:
+            raise OSError(errno.EIO, "broken", path)
+
+    def trouble() -> None:
+        fsops.fault = refused
+
+    run_here(spool, trouble, tell=lambda result: said.write_text(result.left[0][1].reason))
+    assert "is given back: cannot open" in said.read_text()
+    assert (
+        f"Input/output error; if that lasts, make it anew: torc-spool --spool {spool} fsck 1 --repair"
+        in said.read_text()
+    )
+    store = tools.open_workflow(spool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fsops, "fault", refused)
+        assert [row["status"] for row in report.jobs(store)] == ["completed", "ready", "blocked"]
+        assert [(each.kind, each.job) for each in look(store)] == [("damaged", 2)]
+        repair(store)
+    assert look(store) == []
+    run_here(spool)
+    assert words(tmp_path / "log") == {"a": 1, "b": 1}
+    assert set(tools.states(store.layout.root).values()) == {Status.COMPLETED}
 
 
 def test_a_result_is_not_written_anew_when_its_last_move_was_refused_after_the_fact(tmp_path: Path) -> None:

@@ -318,6 +318,19 @@ class Content(NamedTuple):
     mtime: float
 
 
+Read = Callable[..., Content | None]
+
+
+def look(path: str, *, limit: int = 1 << 40) -> Content | None:
+    """As `read`, for who only looks and waits for no better times: DamagedFile too for what the disk cannot give."""
+    try:
+        return read(path, limit=limit)
+    except StorageError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise DamagedFile(path, f"cannot be read ({os.strerror(errno.EIO)})") from error
+
+
 def read(path: str, *, limit: int = 1 << 40) -> Content | None:
     """The content of a regular file, or its first `limit` bytes, never through a symbolic link; None when it is gone.
 

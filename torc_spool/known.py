@@ -86,7 +86,7 @@ class _Records:
             return None
         if path not in self._whole:
             try:
-                content = fsops.read(f"{self._root}/{path}")
+                content = fsops.look(f"{self._root}/{path}")
                 if content is not None:
                     self._whole[path] = content.data
                     return content.data

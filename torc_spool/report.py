@@ -141,7 +141,7 @@ def _started(store: Store, snapshot: Mapping[int, Place]) -> dict[tuple[int, int
     for owner in owners:
         parts = naming.owners(owner or "")
         try:
-            content = fsops.read(f"{store.layout.runner(parts[1])}/journal") if parts else None
+            content = fsops.look(f"{store.layout.runner(parts[1])}/journal") if parts else None
         except DamagedFile:
             continue
         for event in actor.decode_journal(content.data) if content else ():
@@ -163,7 +163,7 @@ def _current(store: Store, record: Job, place: Place | None) -> Job:
         if seen is None:
             break
         try:
-            content = store.read_job(store.path(seen), record.id)
+            content = store.look_at_job(store.path(seen), record.id)
         except DamagedFile:
             content = None  # damaged indeed, or replaced while we read
         if content is not None:

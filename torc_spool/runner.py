@@ -257,6 +257,8 @@ class Runner:
             if not self.served.actions.may_claim(served.id):
                 continue
             jobs = served.claim(self.slots.offer(self.ending.seconds_left()))
+            for why in served.unread.values():
+                self._complain(why)
             while jobs:
                 try:
                     self.executor.start(served, self.served.starter(served), jobs.pop(0))

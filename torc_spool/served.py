@@ -54,6 +54,7 @@ class Served:
         self.settler = Settler(store)
         self.actor: Actor | None = None
         self.leftover: list[Pick] = []  # claimed, but the filesystem would not let us start them yet
+        self.unread: dict[int, str] = {}  # the jobs among these whose file cannot be read now, and why
         self._unsure: list[Pick] = []  # perhaps claimed: the filesystem refused, and did not say what it had done
         self.set_aside: list[str] = []  # what was set aside here, as sentences
         self._swept = False  # whether strays have been looked for
@@ -245,8 +246,9 @@ class Served:
                 content = actor.load(filename, name.id, Status.RUNNING)
             else:
                 content = self._as_claimed(actor, content, pick)
-        except StorageError:
+        except StorageError as error:
             self.leftover.append(pick)
+            self.unread[name.id] = str(error)
             self.stale = True
             return None
         except DamagedFile as damage:
@@ -255,6 +257,7 @@ class Served:
         except BadName:
             self.set_aside_file(actor.pending, filename, "is not a job's file")
             return None
+        self.unread.pop(name.id, None)
         if content is None:
             self.stale = True
             if filename in actor.holds():

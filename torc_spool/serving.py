@@ -17,7 +17,7 @@ from torc_spool.performers import Performers
 from torc_spool.performing import Performer
 from torc_spool.select import Offer
 from torc_spool.served import Left, Served, serve_directories
-from torc_spool.spool import Spool
+from torc_spool.spool import Spool, command
 from torc_spool.starter import Starter
 from torc_spool.store import Store
 
@@ -148,10 +148,17 @@ class Serving:
         elif not served.store.exists():
             self.leave_deleted(served)
         else:
-            left = served.prospects.left(offer, served.actor)
+            left = [self._unless_unread(served, each) for each in served.prospects.left(offer, served.actor)]
             self.left += [(served.id, each) for each in left]
             is_well = self._options.leave_to_others and all(each.is_others for each in left)
             self._leave(served, errors.EXIT_OK if is_well else errors.EXIT_JOBS_LEFT)
+
+    def _unless_unread(self, served: Served, left: Left) -> Left:
+        why = served.unread.get(left.id)
+        if why is None:
+            return left
+        anew = command(self._spool.path, f"fsck {served.id} --repair")
+        return left._replace(reason=f"is given back: {why}; if that lasts, make it anew: {anew}", is_others=False)
 
     def leave_deleted(self, served: Served) -> None:
         """Who serves all workflows has nothing left to do in one that is gone."""

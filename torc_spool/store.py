@@ -269,13 +269,17 @@ class Store:
     def path(self, place: Place) -> str:
         return f"{self.layout.directory_of(place.status, place.detail)}/{place.filename}"
 
-    def read_job(self, path: str, job_id: int) -> Content | None:
+    def look_at_job(self, path: str, job_id: int) -> Content | None:
+        """As `read_job`, for who does nothing with it. Raises DamagedFile too for what the disk cannot give."""
+        return self.read_job(path, job_id, read=fsops.look)
+
+    def read_job(self, path: str, job_id: int, *, read: fsops.Read = fsops.read) -> Content | None:
         """A job's file; None when it is gone.
 
         Raises DamagedFile when it is torn, of another job, of a version from the future, no regular file, or of
         another user (for who is to run it, in a spool that is not shared), and when it may not be read.
         """
-        data = self._read_what_runs(path)
+        data = self._read_what_runs(path, read)
         if data is None:
             return None
         content = contents.decode_job(data, path, job_id)
@@ -283,10 +287,10 @@ class Store:
             raise DamagedFile(path, f"the workflow has no job {content.job.id}")
         return content
 
-    def _read_what_runs(self, path: str) -> bytes | None:
+    def _read_what_runs(self, path: str, read: fsops.Read) -> bytes | None:
         """A file with commands in it; None when it is gone. Raises DamagedFile."""
         try:
-            content = fsops.read(path, limit=_MAX_JOB_BYTES)
+            content = read(path, limit=_MAX_JOB_BYTES)
         except StorageError as error:
             if error.errno not in (errno.EACCES, errno.EPERM):
                 raise
@@ -299,9 +303,9 @@ class Store:
             raise DamagedFile(path, "is empty")
         return content.data
 
-    def read_action(self, path: str, number: int) -> Action | None:
+    def read_action(self, path: str, number: int, *, read: fsops.Read = fsops.read) -> Action | None:
         """An action's file; None when it is gone. Raises DamagedFile, as for a job's."""
-        data = self._read_what_runs(path)
+        data = self._read_what_runs(path, read)
         return None if data is None else contents.decode_action(data, path, number)
 
     def action_records(self) -> list[Action]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -186,7 +187,7 @@ class _Survey:
                 continue
             self._picture.seen.add(name.id)
             try:
-                content = self._store.read_job(f"{self._root}/{path}", name.id)
+                content = self._store.look_at_job(f"{self._root}/{path}", name.id)
             except DamagedFile as damage:
                 self._picture.files.append(JobFile(directory, filename, status, name, None, damage.why))
                 continue
@@ -216,14 +217,15 @@ class _Survey:
             if "taken" in has.directories:
                 takers.append(name)
             end = self._record(path, what, "end.json", RunnerEnd)
-            if any(not isinstance(line.get("event"), str) for line in _lines(f"{path}/journal")):
+            lines = self._journal(path, what)
+            if any(not isinstance(line.get("event"), str) for line in lines):
                 self._foreign(f"{what}/journal", "has lines that are none of a journal")
-            events = _events(f"{path}/journal")
+            events = tuple(event for line in lines if (event := _event(line)) is not None)
             unsaid = {file for file, said in (("runner.json", record), ("end.json", end)) if said is None}
             there = {*has.files} & {*_OF_A_RUNNER} - unsaid
             said = taken or record is not None
             self._picture.runners[name] = Runner(what, end.state if end else None, said, frozenset(there), events)
-            self._remember(f"{path}/journal")
+            self._remember(lines)
         for name in takers:
             if self._picture.runners.get(name, _NOBODY).path == f"{shown}/{name}":
                 self._look_at_runners(f"{directory}/{name}/taken", f"{shown}/{name}/taken", taken=True)
@@ -235,10 +237,17 @@ class _Survey:
             self._foreign(f"{shown}/{name}", "is nothing that a runner has")
         return listed
 
+    def _journal(self, path: str, shown: str) -> list[dict[str, Any]]:
+        try:
+            return _lines(f"{path}/journal")
+        except DamagedFile as damage:
+            self._foreign(f"{shown}/journal", damage.why)
+            return []
+
     def _record(self, path: str, shown: str, name: str, kind: type[T]) -> T | None:
         """None where it is not there, or cannot be read: then it is foreign."""
         try:
-            content = fsops.read(f"{path}/{name}")
+            content = fsops.look(f"{path}/{name}")
             return None if content is None else msgspec.json.decode(content.data, type=kind)
         except DamagedFile as damage:
             self._foreign(f"{shown}/{name}", damage.why)
@@ -246,9 +255,9 @@ class _Survey:
             self._foreign(f"{shown}/{name}", f"cannot be read ({error})")
         return None
 
-    def _remember(self, journal: str) -> None:
+    def _remember(self, lines: list[dict[str, Any]]) -> None:
         """The attempts of which a journal tells, and the revisions."""
-        for line in _lines(journal):
+        for line in lines:
             event, number = _event(line), line.get("number")
             if event is not None:
                 _raise(self._picture.kept, event.job, event.attempt)
@@ -275,7 +284,8 @@ class _Survey:
                 if key is not None:
                     _raise(self._picture.kept, *key)
                 elif name.startswith("journal~"):
-                    self._remember(f"{directory}/{hidden}")
+                    with suppress(DamagedFile):
+                        self._remember(_lines(f"{directory}/{hidden}"))
                 action = naming.aside_action(name)
                 if action is not None:
                     _raise(self._picture.actions_kept, action.number, action.performance or 0)
@@ -305,7 +315,7 @@ class _Survey:
                     self._foreign(path, "is not the file of an action of this workflow in this place")
                     continue
                 try:
-                    if self._store.read_action(f"{directory}/{filename}", name.number) is not None:
+                    if self._store.read_action(f"{directory}/{filename}", name.number, read=fsops.look) is not None:
                         self._picture.actions.append(ActionFile(where, filename, name))
                 except DamagedFile as damage:
                     self._foreign(path, damage.why)
@@ -350,15 +360,9 @@ def _entries(path: str) -> list[str]:
 
 
 def _lines(journal: str) -> list[dict[str, Any]]:
-    try:
-        content = fsops.read(journal)
-    except DamagedFile:
-        return []
+    """Raises DamagedFile."""
+    content = fsops.look(journal)
     return decode_journal(content.data) if content else []
-
-
-def _events(journal: str) -> tuple[Event, ...]:
-    return tuple(event for line in _lines(journal) if (event := _event(line)) is not None)
 
 
 def _event(line: dict[str, Any]) -> Event | None:
