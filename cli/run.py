@@ -105,9 +105,11 @@ def _time_limit(text: str | None) -> int | None:
 @click.option(
     "--lease",
     type=Seconds(),
+    envvar=leases.VARIABLE,
     metavar="SECONDS",
     help="Silent for so long this runner is dead for others, who take its work back; at least 75. It gives a sign of "
-    "life every third of what is left of it after a minute, at most every 60 s.  [default: 240]",
+    f"life every third of what is left of it after a minute, at most every 60 s. Also by {leases.VARIABLE}.  "
+    "[default: 240]",
 )
 @click.option(
     "--sick-after",

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from torc_spool import allocationreport, allocations, report, scheduling
+from torc_spool import allocationreport, allocations, doubts, report, scheduling
+from torc_spool import lease as leases
 from torc_spool.allocations import Prepared, Wish
 from torc_spool.errors import TorcSpoolError, UsageError
 from torc_spool.model import Allocation
@@ -83,6 +84,14 @@ def allocation_options(function: F) -> F:
             metavar="SECONDS",
             help="A runner with nothing to do stays so long.  [default: as the spec says, else 0]",
         ),
+        click.option(
+            "--lease",
+            type=Seconds(),
+            envvar=leases.VARIABLE,
+            metavar="SECONDS",
+            help=f"Silent for so long a runner is dead for others; at least {leases.SHORTEST_S:g}. Also by "
+            f"{leases.VARIABLE}.  [default: {leases.DEFAULT_S:g}]",
+        ),
     ]
     for option in reversed(options):
         function = option(function)
@@ -99,6 +108,7 @@ def _wish(
     output_dir: str | None,
     grace: float,
     wait_for_new_jobs: float | None,
+    lease: float | None,
 ) -> Wish:
     if grace == float("inf"):
         raise UsageError("--grace: an allocation ends")
@@ -110,6 +120,7 @@ def _wish(
         output_dir=output_dir,
         grace_s=grace,
         wait_for_new_jobs_s=wait_for_new_jobs,
+        lease_s=None if lease is None else leases.check(lease, "--lease"),
         said={name: value for name, value in said.items() if value is not None},
     )
 
@@ -191,8 +202,11 @@ def schedule_nodes(
         _perform_due(state, store)
         return
     prepared = _prepare(store, _wish(**asked))
+    notes = doubts.ask([prepared.asked])
+    for note in notes:
+        say(f"note: {note}")
     if dry_run:
-        _show_dry_run(state, prepared, num_hpc_jobs)
+        _show_dry_run(state, prepared, num_hpc_jobs, notes)
         return
     if report.status(store)["finished"]:
         raise UsageError(f"workflow {workflow_id} is finished: there is nothing to run")
@@ -215,6 +229,7 @@ def schedule_nodes(
                     "scheduler": prepared.launch.scheduler,
                     "dry_run": False,
                     "allocations": submitted,
+                    "notes": notes,
                 }
             )
     say(f"submitted {_counted(num_hpc_jobs, prepared)}; see {command(spool.path, f'slurm status {workflow_id}')}")
@@ -250,7 +265,7 @@ def _perform_due(state: State, store: Store) -> None:
         say("no schedule_nodes action is due; see torc-spool actions list")
 
 
-def _show_dry_run(state: State, prepared: Prepared, count: int) -> None:
+def _show_dry_run(state: State, prepared: Prepared, count: int, notes: list[str]) -> None:
     if state.json:
         show_json(
             {
@@ -259,6 +274,7 @@ def _show_dry_run(state: State, prepared: Prepared, count: int) -> None:
                 "dry_run": True,
                 "allocations": [],
                 "script": prepared.script,
+                "notes": notes,
             }
         )
         return

@@ -10,7 +10,18 @@ from typing import Any, TypeVar
 
 import click
 
-from torc_spool import actions, allocations, generate, sbatch, scheduling, siteprofile, slurm, slurmplan, specfile
+from torc_spool import (
+    actions,
+    allocations,
+    doubts,
+    generate,
+    sbatch,
+    scheduling,
+    siteprofile,
+    slurm,
+    slurmplan,
+    specfile,
+)
 from torc_spool.errors import SlurmError, UsageError
 from torc_spool.generate import Generated
 from torc_spool.model import Allocation, Trigger
@@ -195,6 +206,10 @@ def submit_slurm(
     """
     made = _generated(spec, **asked)
     _show_plan(made)
+    if asked["profile"] is not None:  # the cluster itself may know better
+        schedulers = [sbatch.options(each, made.spec.slurm_defaults) for each in made.spec.schedulers]
+        for doubt in doubts.ask(schedulers):
+            say(f"note: {doubt}")
     if dry_run:
         _show_dry_run(state, made, output_dir)
         return

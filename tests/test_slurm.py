@@ -14,11 +14,12 @@ import pytest
 import spooltools
 from cliutil import Lab
 
-from torc_spool import allocations, executor, slurm
+from torc_spool import allocations, doubts, executor, sbatch, slurm
 from torc_spool.capacity import Capacity
 from torc_spool.errors import SlurmError
 from torc_spool.options import Options
 from torc_spool.runner import Runner
+from torc_spool.siteprofile import Partition
 from torc_spool.spool import Spool
 
 lab = cliutil.lab
@@ -103,6 +104,18 @@ def test_schedulers_are_numbered_and_options_win_over_them(lab: Lab, site: Site)
     assert f"--max-parallel-jobs 8 --output-dir '{output}' --num-nodes 1\n" in script
 
 
+def test_the_lease_of_runners_is_an_option_and_a_variable(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO[:1])
+    assert " --lease 600\n" in lab.torc("slurm", "script", 1, "--lease", 600).stdout
+    assert " --lease 90\n" in lab.torc("slurm", "script", 1, env={"TORC_SPOOL_LEASE": "90"}).stdout
+    assert "give 75 s or more" in lab.torc("slurm", "schedule-nodes", 1, "--lease", 5, code=2).sentence()
+    lab.torc("slurm", "schedule-nodes", 1, env={**site.environ(), "TORC_SPOOL_LEASE": "90"})
+    assert "TORC_SPOOL_LEASE=90\n" in site.called("sbatch", "environ")[0]
+    lab.torc("run", 1, "--scheduler", 1, env={"TORC_SPOOL_LEASE": "90"})
+    (record,) = lab.root().glob("runners/*/runner.json")
+    assert json.loads(record.read_text())["lease_s"] == 90
+
+
 def test_the_only_scheduler_need_not_be_named(lab: Lab, site: Site) -> None:
     lab.submit("true", slurm_schedulers=TWO)
     done = lab.torc("slurm", "schedule-nodes", 1, code=2, env=site.environ())
@@ -145,6 +158,60 @@ def test_a_refusal_is_passed_on_with_slurms_own_words_and_a_hint(lab: Lab, site:
     assert sentence.startswith("sbatch: Batch job submission failed: Invalid account or account/partition combination")
     assert "; name one of yours: --account" in sentence
     assert allocations.recorded(lab.store()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", "--num-hpc-jobs"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "--walltime"),
+        ("User's group not permitted to use this partition", "--partition"),
+        ("Invalid qos specification", "`qos`"),
+    ],
+)
+def test_a_hint_is_about_what_slurm_says(said: str, what: str) -> None:
+    assert what in (slurm.hint(f"Batch job submission failed: {said}") or "")
+
+
+PARTITIONS = (
+    Partition("short", 4, 8000, 0, 2, 3600, is_default=True),
+    Partition("mixed", 4, 8000, 0, 2, None, max_nodes=2),
+    Partition("mixed", 16, None, 2, 1, None, max_nodes=2),
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "doubt"),
+    [
+        ({"nodes": 2, "cpus_per_task": 2, "ntasks_per_node": 2, "mem": "7G", "walltime": 60}, None),
+        ({"nodes": 3}, "3 nodes, and partition short gives 2"),
+        ({"walltime": "01:01:00"}, "a walltime of 01:01:00, and partition short allows 01:00:00"),
+        ({"walltime": "UNLIMITED"}, "a walltime of UNLIMITED, and partition short allows"),
+        ({"ntasks": 30}, "30 cpus on a node, and those of partition short have 4"),
+        ({"mem": "8T"}, "8388608 MiB on a node, and those of partition short have 8000"),
+        (
+            {"partition": "short,mixed", "nodes": 3},
+            "3 nodes, and partition short gives 2; it asks for 3 nodes, and par",
+        ),
+        ({"partition": "short,mixed", "walltime": "UNLIMITED", "mem": "1T", "cpus_per_task": 16}, None),
+        ({"partition": "hidden", "nodes": 99}, None),
+        ({"clusters": "other", "nodes": 99}, None),
+    ],
+)
+def test_what_may_wait_for_ever_is_said_beforehand(asked: dict[str, Any], doubt: str | None) -> None:
+    found = doubts.about(sbatch.options({"name": "s", **asked}), PARTITIONS)
+    assert found is None if doubt is None else f"it asks for {doubt}" in (found or "")
+
+
+def test_a_doubt_is_told_and_slurm_is_asked_nevertheless(lab: Lab, site: Site) -> None:
+    lab.submit("true", slurm_schedulers=TWO)
+    site.command("sinfo", "echo 'all|all*|up|64|8000|(null)|1|infinite|n/a|1-infinite'")
+    done = lab.torc("-f", "json", "slurm", "schedule-nodes", 1, "--scheduler", "big", env=site.environ())
+    assert "note: this may wait for ever: it asks for 2 nodes, and partition all gives 1" in done.stderr
+    assert (len(done.json["notes"]), len(done.json["allocations"])) == (1, 1)
+    site.command("sinfo", "echo garbage")
+    again = lab.torc("-f", "json", "slurm", "schedule-nodes", 1, "--scheduler", "big", env=site.environ())
+    assert (again.json["notes"], len(again.json["allocations"])) == ([], 1)
 
 
 def test_those_before_a_refusal_are_remembered(lab: Lab, site: Site) -> None:

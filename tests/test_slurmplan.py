@@ -63,6 +63,8 @@ def test_sinfo_is_read() -> None:
     short, gpu = siteprofile.parse_sinfo(text).partitions
     assert short == SHORT._replace(default_walltime_s=HOUR)
     assert gpu == GPU._replace(max_nodes=8)
+    (vast,) = siteprofile.parse_sinfo("p|p|up|128+|257000+|(null)|2K|infinite|n/a|1K-2K\n").partitions
+    assert (vast.cpus_per_node, vast.num_nodes, vast.min_nodes, vast.max_nodes) == (128, 2048, 1024, 2048)
 
 
 @pytest.mark.parametrize("text", ["", "a|b", "p|p|up|many|1|(null)|1|1:00|n/a|1-2"])
@@ -144,6 +146,18 @@ def test_walltime_and_numbers() -> None:
     assert (together.nodes, together.stages[0].num_allocations, together.one_runner_per_node) == (25, 1, True)
 
 
+def test_more_allocations_than_nodes_wait_and_too_few_are_noted() -> None:
+    many = planned(300, num_cpus=32, num_gpus=1, runtime_s=HOUR)  # a node of 20 each
+    assert many.stages[0].num_allocations == 300
+    assert "300 allocations, and gpu has 20 nodes: some wait for their turn" in generate.notes([many])[0]
+    few = planned(300, Terms(max_nodes=10), num_cpus=32, num_gpus=1, runtime_s=HOUR)
+    assert "has time for 10 of its 300 jobs" in generate.notes([few])[0]
+    together = planned(300, Terms(single_allocation=True), num_cpus=32, num_gpus=1, runtime_s=HOUR)
+    assert (together.nodes, together.stages[0].num_allocations) == (20, 1)
+    assert "has time for 20 of its 300 jobs" in generate.notes([together])[0]
+    assert generate.notes([planned(20, num_cpus=32, num_gpus=1, runtime_s=HOUR)]) == []
+
+
 def test_jobs_of_several_nodes_have_an_allocation_each() -> None:
     group = planned(3, Terms(single_allocation=True), num_cpus=16, num_nodes=4, runtime_s=HOUR)
     assert (group.nodes, group.at_once, group.stages[0].num_allocations) == (4, 1, 3)
@@ -188,11 +202,15 @@ def test_every_job_is_in_one_group_that_fits_it(needs: list[Resources], jobs: st
     for group in groups:
         has = group.partition
         assert group.walltime_s <= (has.max_walltime_s or math.inf)
+        assert group.nodes <= (has.num_nodes or math.inf)
         assert group.num_cpus <= has.cpus_per_node and group.num_gpus <= has.gpus_per_node
         assert (group.memory_mib or 0) <= (has.memory_mib or math.inf)
         for stage in group.stages:
             assert stage.num_allocations >= 1
-            assert stage.num_allocations * group.nodes <= (terms.max_nodes or has.num_nodes or math.inf)
+            assert stage.num_allocations * group.nodes <= (terms.max_nodes or math.inf)
+            time_for = stage.num_allocations * group.at_once * group.waves
+            limited = terms.max_nodes is not None or terms.single_allocation
+            assert time_for >= len(stage.jobs) or limited
             for job in stage.jobs:
                 assert slurmplan.fits(job.resources, has)
                 assert group.walltime_s >= (job.resources.runtime_s or 0)

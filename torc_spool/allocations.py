@@ -31,6 +31,7 @@ class Wish(NamedTuple):
     output_dir: str | None = None  # for the jobs, and for the allocation's own output
     grace_s: float = sbatch.DEFAULT_GRACE_S
     wait_for_new_jobs_s: float | None = None
+    lease_s: float | None = None
     said: Mapping[str, str | None] = {}  # options of sbatch that win over the scheduler's
 
 
@@ -97,6 +98,8 @@ def _runner_options(store: Store, wish: Wish) -> list[str]:
         words += ["--output-dir", naming.storable(os.path.abspath(wish.output_dir))]
     if wish.wait_for_new_jobs_s is not None:
         words += ["--wait-for-new-jobs", f"{wish.wait_for_new_jobs_s:g}"]
+    if wish.lease_s is not None:
+        words += ["--lease", f"{wish.lease_s:g}"]
     return words + (["--allow-shared"] if store.shared else [])
 
 

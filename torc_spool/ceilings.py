@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ from torc_spool.errors import SpecError
 from torc_spool.model import MIB, Needs, RunnerRecord
 
 START_S = 30  # what an allocation is worn away by before its runner claims anything
-_UNITS = {"k": 1 / 1024, "": 1.0, "m": 1.0, "g": 1024.0, "t": 1024.0**2}  # of Slurm's, in MiB
 
 
 class Ceiling(NamedTuple):
@@ -73,10 +71,10 @@ def _asked(scheduler: Mapping[str, Any], defaults: Mapping[str, Any]) -> sbatch.
 
 
 def _memory(name: str, asked: sbatch.Options, runners: list[RunnerRecord]) -> Ceiling:
-    match = re.fullmatch(r"(\d+)([kmgt]?)b?", (asked.get("mem") or "").strip().lower())
-    if match is None or int(match[1]) == 0:  # not said, or all that the node has
+    memory = sbatch.memory_mib(asked.get("mem") or "")
+    if not memory:  # not said, or all that the node has
         return _memory_of(runners, f"the largest runner of scheduler {name} so far has")
-    return Ceiling(int(int(match[1]) * _UNITS[match[2]]) * MIB, f"scheduler {name} has")
+    return Ceiling(memory * MIB, f"scheduler {name} has")
 
 
 def _memory_of(runners: Sequence[RunnerRecord], by: str) -> Ceiling:

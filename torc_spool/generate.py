@@ -17,7 +17,7 @@ from torc_spool.model import WorkflowSpec
 from torc_spool.plan import plan as stages_of
 from torc_spool.quantities import format_duration
 from torc_spool.siteprofile import Partition
-from torc_spool.slurmplan import Group, Terms, Wanted, slurm_time
+from torc_spool.slurmplan import Group, Stage, Terms, Wanted, slurm_time
 from torc_spool.specexpand import expand, with_variables
 from torc_spool.specfile import read_document
 from torc_spool.specread import read_record
@@ -91,12 +91,33 @@ def rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 def notes(groups: Sequence[Group]) -> list[str]:
     """What a person should know of the plan."""
-    return [
+    said = [
         f"{group.without_runtime} of {group.num_jobs} jobs of {group.name} state no runtime: its walltime is at least "
         f"{_usual(group.partition)}, cut to the partition's limit"
         for group in groups
         if group.without_runtime
     ]
+    return said + [note for group in groups for stage in group.stages if (note := _of_number(group, stage)) is not None]
+
+
+def _of_number(group: Group, stage: Stage) -> str | None:
+    """Where the nodes that are asked for are too few for all jobs, or more than there are."""
+    allocations = stage.num_allocations
+    time_for = allocations * group.at_once * group.waves * (group.nodes if group.one_runner_per_node else 1)
+    where = f"stage {stage.number} of {group.name}"
+    longer = f"--walltime-strategy {slurmplan.BY_LIMIT} or a greater --walltime-multiplier"
+    if time_for < len(stage.jobs):
+        return (
+            f"{where}: what is asked for has time for {time_for} of its {len(stage.jobs)} jobs, should each take the "
+            f"longest of their runtimes; {longer} gives more time, and slurm schedule-nodes more allocations later"
+        )
+    has = group.partition.num_nodes
+    if has is not None and allocations > 1 and allocations * group.nodes > has:
+        return (
+            f"{where}: {allocations} allocations, and {group.partition.name} has {has} node{'s' * (has > 1)}: some "
+            f"wait for their turn; {longer} asks for fewer"
+        )
+    return None
 
 
 def _usual(partition: Partition) -> str:

@@ -9,6 +9,7 @@ from torc_spool.errors import UsageError
 
 STALENESS_S = 60.0  # what a network filesystem may keep from a reader
 DEFAULT_S = 240.0
+VARIABLE = "TORC_SPOOL_LEASE"  # in the environment: of all runners that inherit it, those of allocations too
 _BEATS = 3  # so many signs of life fit in what is left of a lease
 _LONGEST_BEAT_S, _SHORTEST_BEAT_S = 60.0, 5.0
 SHORTEST_S = STALENESS_S + _BEATS * _SHORTEST_BEAT_S

@@ -48,6 +48,7 @@ _OPTION = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,=@%+*\[\]{}-]+")
 _TIME = re.compile(r"(?:(?P<days>\d{1,5})-(?P<dh>\d{1,6})(?::(?P<dm>\d{1,6})(?::(?P<ds>\d{1,6}))?)?"
                    r"|(?P<first>\d{1,8})(?::(?P<second>\d{1,6})(?::(?P<third>\d{1,6}))?)?)", re.ASCII)  # fmt: skip
+_UNITS = {"k": 1 / 1024, "": 1.0, "m": 1.0, "g": 1024.0, "t": 1024.0**2}  # of memory, in MiB
 _UNLIMITED = ("unlimited", "infinite")
 _TIME_FORMS = 'write "04:00:00", "1-00:00:00" (days-hours:minutes:seconds), or a number of minutes'
 
@@ -130,6 +131,12 @@ def walltime(text: str | int) -> int | None:
     if total == 0:
         raise SpecError(f"{given!r} is no time at all; {_TIME_FORMS}")
     return total
+
+
+def memory_mib(text: str) -> int | None:
+    """What `--mem` asks for on a node, in MiB; None for what is not understood, and 0 is all that a node has."""
+    match = re.fullmatch(r"(\d{1,15})([kmgt]?)b?", text.strip().lower(), re.ASCII)
+    return None if match is None else int(int(match[1]) * _UNITS[match[2]])
 
 
 def script(asked: Options, launch: Launch) -> str:

@@ -23,6 +23,8 @@ SINFO = ("sinfo", "--noheader", "--exact", f"--format={SINFO_FORMAT}")
 
 _GPUS = re.compile(r"(?:^|,)gpu(?::[^:,]*[^:,0-9][^:,]*)?(?::(\d+))?(?=,|$)")
 
+_UNITS = {"K": 1024, "M": 1024**2}
+
 T = TypeVar("T")
 
 
@@ -145,17 +147,24 @@ def _row(fields: Sequence[str]) -> tuple[Partition, str]:
     least, _, most = size.partition("-")
     partition = Partition(
         name=name,
-        cpus_per_node=int(cpus.rstrip("+")),
-        memory_mib=int(memory.rstrip("+")) or None,
+        cpus_per_node=_count(cpus),
+        memory_mib=_count(memory) or None,
         gpus_per_node=gpus(gres),
-        num_nodes=int(nodes),
+        num_nodes=_count(nodes),
         max_walltime_s=_limit(limit),
         default_walltime_s=_limit(usual),
-        min_nodes=max(1, int(least)),
-        max_nodes=None if most == "infinite" else int(most or least),
+        min_nodes=max(1, _count(least)),
+        max_nodes=None if most == "infinite" else _count(most or least),
         is_default=marked.endswith("*"),
     )
     return partition, state
+
+
+def _count(text: str) -> int:
+    """`4096+`, where nodes of one line differ; `2K`, as Slurm writes 2048."""
+    plain = text.rstrip("+")
+    unit = _UNITS.get(plain[-1:], 1)
+    return int(plain if unit == 1 else plain[:-1]) * unit
 
 
 def _limit(text: str) -> int | None:

@@ -18,6 +18,7 @@ QUERY_TIMEOUT_S = 30.0
 
 # what sbatch says, and what to do about it; the first that fits
 _HINTS = (
+    ("job submit limit", "ask for fewer allocations (--num-hpc-jobs) or smaller ones; squeue --me shows what is there"),
     ("account", "name one of yours: --account, or `account` of the scheduler (sacctmgr show associations shows them)"),
     ("partition", "name another: --partition, or `partition` of the scheduler (sinfo shows them)"),
     ("time limit", "ask for less: --walltime, or `walltime` of the scheduler (sinfo shows the limits)"),
@@ -27,7 +28,6 @@ _HINTS = (
     ("generic resource", "see sinfo -o '%P %G' for what there is: `gres` of the scheduler"),
     ("feature", "no node has it: see sinfo -o '%P %f' for what there is: `constraint` of the scheduler"),
     ("qos", "name another: `qos` of the scheduler"),
-    ("job submit limit", "ask for fewer allocations: --num-hpc-jobs"),
     ("option", "no such option: look at the scheduler, at its `extra` and at slurm_defaults"),
     ("controller", "Slurm does not answer; try again later"),
     ("socket timed out", "Slurm does not answer; look into squeue before you try again"),

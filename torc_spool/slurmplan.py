@@ -70,6 +70,7 @@ class Group(NamedTuple):
     walltime_s: int
     one_runner_per_node: bool
     without_runtime: int  # how many jobs state none
+    waves: int = 1  # how often, one after the other, an allocation has time for `at_once` jobs
 
     @property
     def num_jobs(self) -> int:
@@ -200,12 +201,14 @@ def _group(name: str, partition: Partition, jobs: Sequence[Wanted], terms: Terms
         waves = max(1, (walltime_s - terms.room_s) // needs.runtime_s)
     multi = needs.num_nodes > 1
     at_once = 1 if multi else min(per_node(needs, partition), max(map(len, stages.values())))
-    most = _most_allocations(name, needs.num_nodes, partition, terms.max_nodes)
+    most = _most_allocations(name, needs.num_nodes, terms.max_nodes)
     counts = {number: min(most, math.ceil(len(each) / (at_once * waves))) for number, each in stages.items()}
     nodes = needs.num_nodes
     together = terms.single_allocation and not multi
     if together:
-        nodes = min(max(counts.values()), partition.max_nodes or MAX_ALLOCATIONS)
+        nodes = min(
+            max(counts.values()), *(limit for limit in (partition.num_nodes, partition.max_nodes) if limit), most
+        )
         counts = dict.fromkeys(counts, 1)
     return Group(
         name=name,
@@ -218,6 +221,7 @@ def _group(name: str, partition: Partition, jobs: Sequence[Wanted], terms: Terms
         walltime_s=walltime_s,
         one_runner_per_node=together and nodes > 1,
         without_runtime=without,
+        waves=waves,
     )
 
 
@@ -258,11 +262,13 @@ def per_node(needs: Resources, partition: Partition) -> int:
     return max(1, min(counts))
 
 
-def _most_allocations(name: str, num_nodes: int, partition: Partition, max_nodes: int | None) -> int:
-    if max_nodes is not None and max_nodes < num_nodes:
+def _most_allocations(name: str, num_nodes: int, max_nodes: int | None) -> int:
+    """More than the partition has nodes may be asked for: Slurm lets the others wait for their turn."""
+    if max_nodes is None:
+        return MAX_ALLOCATIONS
+    if max_nodes < num_nodes:
         raise UsageError(f"--max-nodes {max_nodes}: a job of {name} needs {num_nodes} nodes")
-    limits = [limit // num_nodes for limit in (max_nodes, partition.num_nodes) if limit is not None]
-    return max(1, min([MAX_ALLOCATIONS, *limits]))
+    return min(MAX_ALLOCATIONS, max_nodes // num_nodes)
 
 
 def slurm_time(seconds: int) -> str:
