@@ -51,8 +51,8 @@ def watch(
     """Watch a workflow until every job has an outcome, then report. Exit codes as of `run`.
 
     With --recover: until nothing more can be helped. Work of the dead is taken back, jobs that ran out of memory or
-    time get more and run again, and where Slurm is, nodes are asked for when none are left. It may be killed and
-    started anew.
+    time get more and run again, and where Slurm is, nodes are asked for when none are left, or when an action is due
+    that asks for some. It may be killed and started anew.
     """
     state: State = context.obj
     if not helps:

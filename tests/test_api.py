@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -476,7 +477,29 @@ def test_who_waits_for_what_is_deleted_is_told(spool: Spool) -> None:
         run.wait(tell=delete, poll=0.01)
 
 
-def test_a_runner_is_stopped_at_the_end_of_its_block(spool: Spool, lab: Lab) -> None:
+def inside(monkeypatch: pytest.MonkeyPatch, left_s: int) -> None:
+    """As if this process ran in an allocation of Slurm."""
+    monkeypatch.setenv("SLURM_JOB_ID", "80")
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + left_s))
+
+
+def test_in_an_allocation_a_runner_claims_only_what_can_end_before_it(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside(monkeypatch, 1800)
+    jobs = [Job(name, "true", resources=Resources(runtime=runtime)) for name, runtime in (("a", "PT1M"), ("b", "PT1H"))]
+    result = spool.submit(Workflow("flow", jobs)).run(num_cpus=1)
+    assert (result.exit_code, result.recorded) == (3, {"completed": 1})
+    assert result.left[0]["reason"].startswith("may run for 3600 s, the runner has ")
+
+
+@pytest.mark.parametrize("in_allocation", [False, True])
+def test_a_runner_is_stopped_at_the_end_of_its_block(
+    spool: Spool, lab: Lab, monkeypatch: pytest.MonkeyPatch, in_allocation: bool
+) -> None:
+    if in_allocation:
+        inside(monkeypatch, 3600)
     gate = lab.gate()
     run = spool.submit(flow(gate.wait))
     said: list[str] = []
@@ -484,7 +507,7 @@ def test_a_runner_is_stopped_at_the_end_of_its_block(spool: Spool, lab: Lab) -> 
         gate.await_jobs("j1")
     assert runner.wait().exit_code == 4
     assert run.job("j1")["status"] == "terminated"
-    assert any("SIGTERM" in line for line in said)
+    assert any("SIGINT: jobs have 0 s to end" in line for line in said)
 
 
 def test_what_runners_say_is_logged_and_not_printed(

@@ -23,7 +23,7 @@ import pytest
 import spooltools as tools
 from spooltools import BROKEN, FULL, READS, Do, Fault, Hand, TornWrite, Wanted, check_invariants
 
-from torc_spool import actions, changes, fsops, mend, naming, processes, recovery, sickhosts, userdata
+from torc_spool import actions, changes, fsops, mend, naming, processes, recovery, scheduling, sickhosts, userdata
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
@@ -606,9 +606,23 @@ scenario(
 )
 
 
+def _ask_for_nodes(store: Store) -> None:
+    with scheduling.turn(store) as is_ours:
+        assert is_ours
+
+
 def _noted_once(spool: str) -> None:
     _two_failed(spool)
     _note_a_sick_host(tools.open_workflow(spool))
+
+
+scenario(
+    "ask for nodes",
+    _ask_for_nodes,
+    make=make_graph,
+    prepare=tools.open_workflow,
+    carry_on=lambda spool: _ask_for_nodes(tools.open_workflow(spool)),
+)
 
 
 scenario(
@@ -1073,6 +1087,13 @@ def _noted(*statuses: Status) -> Callable[[str], None]:
     return check
 
 
+def _asking(count: int) -> Callable[[str], None]:
+    def check(spool: str) -> None:
+        assert len(os.listdir(f"{root(spool)}/slurm")) == count
+
+    return check
+
+
 def _lifted(spool: str) -> None:
     assert sickhosts.notes(tools.open_workflow(spool)) == []
     assert len(os.listdir(f"{root(spool)}/sick")) == 1  # as evidence
@@ -1328,6 +1349,7 @@ ROWS = [
     Row("X40", "o2", "note a sick host", ("create", r"/sick/"), _noted(Status.FAILED, Status.FAILED)),
     Row("X41", "o3", "note a sick host", ("rename", r"/done/failed/"), _noted(Status.FAILED, Status.READY)),
     Row("X42", "o4", "lift a note", ("rename", r"/sick/"), _lifted),
+    Row("X43", "j1", "ask for nodes", ("create", r"/slurm/"), _asking(1), _asking(0)),
     Row("X19", "d1", "delete", ("rename", r"/1-test$"), _deleted),
 ]
 

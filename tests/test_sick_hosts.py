@@ -189,6 +189,12 @@ def test_new_allocations_exclude_the_nodes_that_are_noted(lab: Lab, site: Site) 
     other_note(store, slurm_node="n7")
     assert allocations.prepare(store, Wish(), ["torc-spool"]).asked["exclude"] == "n1,n7"
     assert "--exclude=n1,n7" in lab.torc("slurm", "schedule-nodes", 1, "--dry-run").stdout
+    of_another = other_note(store, host="x1", runner="x1-1-0123abcd", slurm_node="x1", slurm_cluster="small")
+    site.command("scontrol", "echo 'ClusterName             = big'")  # it has no node x1
+    assert "--exclude=n1,n7\n" in lab.torc("slurm", "schedule-nodes", 1, "--dry-run").stdout
+    site.command("scontrol", "exit 1")
+    assert "--exclude=n1,n7,x1\n" in lab.torc("slurm", "schedule-nodes", 1, "--dry-run").stdout
+    sickhosts.lift(store, of_another.host)
     assert "host n7 is noted as sick by runner n7-1-0123abcd: so it is" in lab.torc("run", 1).stderr
     shown = lab.torc("sick-hosts", "list", 1, "-f", "json").json
     assert [(row["host"], row["slurm_node"]) for row in shown] == [("n7", "n7")]

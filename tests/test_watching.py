@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -82,6 +83,32 @@ def test_nodes_are_asked_for_when_none_are_left_and_once_whoever_is_killed(lab: 
     again = lab.torc("watch", 1, "--recover", "--timeout", 0, "-n", 2, code=4)
     assert len(site.called("sbatch")) == 2
     assert "allocation 102 of scheduler small" in again.stderr
+
+
+def test_one_watch_asks_at_a_time_and_what_is_due_is_asked_for_too(lab: Lab, site: Site) -> None:
+    due = {"trigger_type": "on_workflow_start", "action_type": "schedule_nodes", "scheduler": "small"}
+    later = {**due, "trigger_type": "on_jobs_complete", "jobs": ["j1"]}
+    lab.submit(
+        {"name": "j1", "command": "true", "slurm_scheduler": "small"}, slurm_schedulers=SMALL, actions=[due, later]
+    )
+    site.queue()
+    site.command("sbatch", "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1")
+    refused = lab.torc("watch", 1, "--recover", "--timeout", 0, code=4)
+    assert "no nodes are asked for now: sbatch: Unable to contact slurm controller" in refused.stderr
+    site.command("sbatch", "echo 101")
+    site.queue({"job": 101, "state": "PENDING", "name": "torc-spool-1-small"})
+    done = lab.torc("watch", 1, "--recover", "--timeout", 0, code=4)
+    assert "an action is due: allocation 101 of scheduler small is asked for" in done.stderr
+    site.command("squeue", "true")  # Slurm has forgotten it
+    asked = len(site.called("sbatch"))
+    with scheduling.turn(Spool(str(lab.spool)).open_to_change(1)) as is_ours:
+        assert is_ours
+        assert "is asked for" not in lab.torc("watch", 1, "--recover", "--timeout", 0, code=4).stderr
+    assert len(site.called("sbatch")) == asked
+    site.command("sbatch", "echo 102")
+    again = lab.torc("watch", 1, "--recover", "--timeout", 0, code=4)
+    assert "no nodes were left: allocation 102 of scheduler small is asked for" in again.stderr
+    assert [name for name in os.listdir(lab.root() / "slurm") if name.startswith(".")] == []
 
 
 def test_nodes_of_which_nothing_comes_are_not_asked_for_without_end(lab: Lab, site: Site) -> None:

@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from torc_spool import fsops, naming, processes, sbatch, sickhosts, slurm
+from torc_spool import fsops, naming, processes, sbatch, sickhosts, slurm, squeue
 from torc_spool.actor import user_name
 from torc_spool.contents import encode, read_record
-from torc_spool.errors import StorageError, UsageError
+from torc_spool.errors import SlurmError, StorageError, UsageError
 from torc_spool.model import Allocation
 from torc_spool.sbatch import Launch, Options
 from torc_spool.store import Store
@@ -69,7 +69,7 @@ def prepare(store: Store, wish: Wish, program: Sequence[str], key: str | None = 
     if not os.path.isdir(workflow.cwd):
         raise UsageError(f"{workflow.cwd}, where the workflow was submitted and its jobs run, is not there")
     asked = sbatch.options(scheduler, workflow.slurm_defaults, wish.said)
-    if sick := sickhosts.nodes(store):
+    if sick := sickhosts.nodes(store, lambda: _cluster_of(asked)):
         said = (asked.get("exclude") or "").split(",")
         asked["exclude"] = ",".join(dict.fromkeys(node for node in [*said, *sick] if node))
     output = wish.output_dir or workflow.output_dir or store.layout.output
@@ -88,6 +88,17 @@ def prepare(store: Store, wish: Wish, program: Sequence[str], key: str | None = 
     script = sbatch.script(asked, launch)
     fsops.make_output_directory(launch.output_dir)
     return Prepared(asked, launch, script, wish.max_parallel_jobs)
+
+
+def _cluster_of(asked: Options) -> str | None:
+    """Where a request goes; None: that is not known, or it may be several. Slurm refuses to exclude what is no node."""
+    named = asked.get("clusters") or os.environ.get("SLURM_CLUSTERS")
+    if named:
+        return None if "," in named or named == "all" else named
+    try:
+        return squeue.cluster_here()
+    except SlurmError:
+        return None
 
 
 def _runner_options(store: Store, wish: Wish) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torc_spool.errors import UsageError
 
@@ -31,6 +32,15 @@ def check(lease_s: float, option: str) -> float:
             f"{_SHORTEST_BEAT_S:g} s, and {STALENESS_S:g} s that a network filesystem may be late"
         )
     return lease_s
+
+
+def of_environment(environ: Mapping[str, str] = os.environ) -> float:
+    """The lease of a runner that is given none. Raises UsageError."""
+    text = environ.get(VARIABLE)
+    try:
+        return check(float(text), VARIABLE) if text else DEFAULT_S
+    except ValueError:
+        raise UsageError(f"{VARIABLE}: {text!r} is no number of seconds") from None
 
 
 def clock() -> float:

@@ -115,7 +115,7 @@ class RunnerProcess:
 
     def stop(self) -> None:
         """Ask it to end now: its jobs get their notice. Asked once more, it ends them at once. See `wait`."""
-        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGINT)  # SIGTERM is Slurm's: in an allocation jobs that it ends are run again
 
     def wait_in_foreground(self) -> RunResult:
         """As `wait`, but KeyboardInterrupt goes to the runner too: it is raised when the runner has ended."""

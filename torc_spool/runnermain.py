@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from torc_spool import allocation, capacity
@@ -21,7 +22,8 @@ def main(given: str) -> int:
     request = json.loads(given)
     try:
         spool = Spool(request["spool"], allow_shared=request["allow_shared"])
-        runner = Runner(spool, _options(**request["options"]), workflow_id=request["workflow_id"], tell=_say)
+        options = _options(_settings(spool, request["workflow_id"]), **request["options"])
+        runner = Runner(spool, options, workflow_id=request["workflow_id"], tell=_say)
         result = runner.run()
     except TorcSpoolError as error:
         _report({"error": type(error).__name__, "message": str(error), "facts": vars(error)})
@@ -41,16 +43,22 @@ def main(given: str) -> int:
     return result.exit_code
 
 
+def _settings(spool: Spool, workflow_id: int | None) -> Mapping[str, Any]:
+    """What the workflow says of runners in allocations."""
+    return spool.open(workflow_id).workflow.settings if workflow_id and allocation.job_id() else {}
+
+
 def _options(
+    settings: Mapping[str, Any],
     *,
     num_cpus: int | None = None,
     memory_gb: float | None = None,
     num_gpus: int | None = None,
     num_nodes: int | None = None,
     time_limit: float | None = None,
-    wait_for_new_jobs: float = 0.0,
+    wait_for_new_jobs: float | None = None,
     grace: float = 10.0,
-    lease: float = leases.DEFAULT_S,
+    lease: float | None = None,
     sick_after: int | None = None,
     sick_within: float = SICK_WITHIN_S,
     **same: Any,
@@ -58,12 +66,15 @@ def _options(
     has = capacity.given(
         allocation.detect(), num_cpus=num_cpus, memory_gb=memory_gb, num_gpus=num_gpus, num_nodes=num_nodes
     )
+    limit = allocation.time_limit(time_limit, settings, _say)
     return Options(
         capacity=has,
-        time_limit_s=time_limit,
-        wait_for_new_jobs_s=wait_for_new_jobs,
+        time_limit_s=limit.seconds,
+        end_reason=limit.reason,
+        walltime_s=limit.walltime_s,
+        wait_for_new_jobs_s=allocation.patience(settings) if wait_for_new_jobs is None else wait_for_new_jobs,
         grace_s=grace,
-        lease_s=lease,
+        lease_s=leases.of_environment() if lease is None else lease,
         sick_after=sick_after,
         sick_within_s=sick_within,
         **same,

@@ -7,20 +7,22 @@ login node a person does (`perform_due`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
-from torc_spool import actions, allocations, processes, slurm, triggers
+from torc_spool import actions, allocations, fsops, processes, slurm, triggers
 from torc_spool.actions import Lying
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.allocations import Wish
-from torc_spool.errors import NotFound, SlurmError, TorcSpoolError
+from torc_spool.errors import NotFound, SlurmError, StorageError, TorcSpoolError
 from torc_spool.model import Action, Allocation, Trigger
 from torc_spool.naming import ActionName
 from torc_spool.recovery import RUNNER_VARIABLE, WORKFLOW_VARIABLE
 from torc_spool.store import Store
 
 START = frozenset({Trigger.WORKFLOW_START})
+_ASKING = ".asking~"  # before the name of who asks for nodes
 
 
 def key(store: Store, name: ActionName) -> str:
@@ -91,6 +93,31 @@ def ask_for(
             raise
 
 
+@contextlib.contextmanager
+def turn(store: Store) -> Iterator[bool]:
+    """Whether nobody else is about to ask for nodes of whom nobody's directories tell that they are wanted (j1 to j3).
+
+    Of two at once both may hear no, never both yes: each says so first, and then looks. Raises StorageError.
+    """
+    allocations.make_directory(store)
+    directory = store.layout.slurm
+    actor = Actor.born(store, identity(new_name(), kind="schedule-nodes"))
+    mine = f"{_ASKING}{actor.name}"
+    try:
+        fsops.create(f"{directory}/{mine}", b"", store.file_mode)
+        asking = [name for name in fsops.entries(directory) or () if name.startswith(_ASKING) and name != mine]
+        alive = actions.living(store) if asking else {}  # by a look after that: who asks has directories before it asks
+        dead = [name for name in asking if name.removeprefix(_ASKING) not in alive]
+        is_ours = len(dead) == len(asking)
+        for name in dead if is_ours else ():
+            fsops.remove_file(f"{directory}/{name}")
+        yield is_ours
+    finally:
+        with contextlib.suppress(StorageError):
+            fsops.remove_file(f"{directory}/{mine}")
+        actor.retire()
+
+
 def take_in_quietly(take_in: Callable[[], None]) -> None:
     """Where Slurm does not answer this either, what it has said before is what counts."""
     try:
@@ -130,10 +157,13 @@ def perform_due(
         return []
     if not slurm.is_here():
         raise SlurmError("sbatch", "is not installed here, or not on the PATH", "call this on a login node")
+    due = _due(store, wanted)
+    if not due:
+        return []
     performed = []
     actor = Actor.born(store, identity(new_name(), kind="schedule-nodes"))
     try:
-        for name, again in _due(store, wanted):
+        for name, again in due:
             mine = (actions.take_over if again else actions.claim)(store, name, actor.name)
             if mine is not None:
                 _perform_one(store, mine, tell, again=again)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -35,9 +36,14 @@ def notes(store: Store, *, now: float | None = None) -> list[SickHost]:
     return sorted(found, key=lambda note: note.time)
 
 
-def nodes(store: Store) -> list[str]:
-    """The sick hosts that are nodes of Slurm's, by its names of them."""
-    return sorted({note.slurm_node for note in notes(store) if note.slurm_node is not None})
+def nodes(store: Store, cluster: Callable[[], str | None] = lambda: None) -> list[str]:
+    """The sick hosts that are nodes of a cluster, by Slurm's names of them.
+
+    `cluster` is asked only where a note names one; it says None where that is not known: then all are of it.
+    """
+    found = [note for note in notes(store) if note.slurm_node is not None]
+    here = cluster() if any(note.slurm_cluster for note in found) else None
+    return sorted({str(note.slurm_node) for note in found if here is None or note.slurm_cluster in (None, here)})
 
 
 def lift(store: Store, host: str) -> list[str]:

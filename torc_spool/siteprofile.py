@@ -134,7 +134,7 @@ def parse_sinfo(text: str) -> Site:
         try:
             partition, state = _row(fields)
         except ValueError as error:
-            raise SpecError(f"{line!r} is not understood", source="sinfo", where=f"line {number}") from error
+            raise SpecError(f"{line[:200]!r} is not understood", source="sinfo", where=f"line {number}") from error
         if state == "up":
             found[partition] = None
     if not found:

@@ -15,6 +15,7 @@ from torc_spool.errors import SlurmError, SpecError
 
 SBATCH_TIMEOUT_S = 120.0  # a busy controller lets one wait
 QUERY_TIMEOUT_S = 30.0
+_SHOWN = 100  # characters of an answer that is not understood
 
 # what sbatch says, and what to do about it; the first that fits
 _HINTS = (
@@ -23,6 +24,7 @@ _HINTS = (
     ("partition", "name another: --partition, or `partition` of the scheduler (sinfo shows them)"),
     ("time limit", "ask for less: --walltime, or `walltime` of the scheduler (sinfo shows the limits)"),
     ("node configuration", "no node of that partition has so much: see sinfo -o '%P %c %m %G'"),
+    ("invalid node name", "there is no such node: see `nodelist` and `exclude` of the scheduler, and sick-hosts list"),
     ("node count", "ask for fewer nodes: `nodes` of the scheduler"),
     ("memory", "ask for less: `mem` of the scheduler"),
     ("generic resource", "see sinfo -o '%P %G' for what there is: `gres` of the scheduler"),
@@ -55,7 +57,7 @@ def submit(script: str, asked: Mapping[str, str | None], environ: Mapping[str, s
         raise SlurmError(error.command, error.said, error.hint or hint(error.said)) from None
     match = re.fullmatch(r"([1-9][0-9]*)(?:;(\S+))?", (answer.splitlines() or [""])[-1].strip())
     if match is None:
-        raise SlurmError("sbatch", f"answered {answer!r}, which is no number of an allocation")
+        raise SlurmError("sbatch", f"answered {quoted(answer)}, which is no number of an allocation")
     return Submitted(match[1], match[2])
 
 
@@ -114,7 +116,7 @@ def seconds_left(job_id: str, environ: Mapping[str, str] = os.environ) -> int | 
     except SpecError:
         if re.fullmatch(r"[0:]+|INVALID", answer):
             return 0
-        raise SlurmError("squeue", f"says {answer!r} of the time left to allocation {job_id}") from None
+        raise SlurmError("squeue", f"says {quoted(answer)} of the time left to allocation {job_id}") from None
 
 
 def call(
@@ -146,8 +148,14 @@ def call(
     except OSError as error:
         raise SlurmError(command, error.strerror or str(error)) from None
     if done.returncode != 0:
-        raise SlurmError(command, _own_words(done.stderr, command) or f"ended with exit code {done.returncode}")
+        how = f"exit code {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
+        raise SlurmError(command, _own_words(done.stderr, command) or f"ended with {how}")
     return done.stdout.decode(errors="replace")
+
+
+def quoted(answer: str) -> str:
+    """What was not understood, as far as it is of use to a person."""
+    return repr(answer if len(answer) <= _SHOWN else f"{answer[:_SHOWN]}...")
 
 
 def _own_words(stderr: bytes, command: str) -> str:

@@ -38,6 +38,9 @@ _COLUMNS = (
 )
 
 
+_HEADING = re.compile(r"CLUSTER: ")  # with --clusters
+
+
 class Number(NamedTuple):
     """Which allocation: numbers are those of a cluster. None: the one that Slurm's commands talk to by themselves."""
 
@@ -81,7 +84,10 @@ def ask(
     columns = ",".join(f"{name}:{width}" for name, width in _COLUMNS)
     words = ["squeue", "--noheader", "--states=all", *where, f"--jobs={listed}", f"--Format={columns}"]
     try:
-        found = parse_squeue(slurm.call(words, environ=told, timeout_s=ASK_TIMEOUT_S))
+        answer = slurm.call(words, environ=told, timeout_s=ASK_TIMEOUT_S)
+        found = parse_squeue(answer)
+        if not found and (odd := [line for line in answer.split("\n") if line.strip() and not _HEADING.match(line)]):
+            raise SlurmError("squeue", f"answered {slurm.quoted(odd[0])}, which is not understood")
     except SlurmError as error:
         if "invalid job id" not in error.said.lower():  # so it says where it was asked about a single one
             raise

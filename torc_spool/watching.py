@@ -26,6 +26,7 @@ from torc_spool.store import Store
 
 FIRST_POLL_S = 0.5
 LONGEST_POLL_S = 30.0
+REFUSED_S = 300.0
 FRUITLESS = 3  # so often in a row nodes may be asked for without anything coming of it
 
 
@@ -89,6 +90,7 @@ class _Rounds:
         self._counts: dict[str, int] | None = None
         self._ended_then = -1  # how many jobs had ended when nodes were last asked for
         self._fruitless = 0
+        self._ask_at = -math.inf  # no sooner nodes are asked for
         self.gave_up = False
         self._inquiry = squeue.Inquiry()
         if help_with is not None:
@@ -100,6 +102,8 @@ class _Rounds:
             raise NotFound(f"workflow {self._store.workflow.id} was deleted")
         if self._help is not None:
             self._recover(self._help.terms)
+            if time.monotonic() >= self._ask_at and self._store.workflow.num_actions and slurm.is_here():
+                self._heed_refusals(self._perform_due)
         row = report.status(self._store)
         changed = row["jobs"] != self._counts
         if changed:
@@ -123,10 +127,9 @@ class _Rounds:
                 f"no runner is at work; start one with: {command(self._spool_path, f'run {self._store.workflow.id}')}"
             )
             return
-        try:
-            self._schedule(row, self._help.num_allocations)
-        except SlurmError as error:
-            self._once(f"no nodes are asked for now: {error}")
+        if time.monotonic() >= self._ask_at:
+            count = self._help.num_allocations
+            self._heed_refusals(lambda: self._schedule(row, count))
 
     def _once(self, line: str) -> None:
         if line not in self._told:
@@ -135,15 +138,26 @@ class _Rounds:
 
     # -- nodes ----------------------------------------------------------------------------------------------
 
+    def _heed_refusals(self, ask: Callable[[], None]) -> None:
+        """What Slurm refuses is said once, and asked for again after a while."""
+        try:
+            ask()
+        except SlurmError as error:
+            self._ask_at = time.monotonic() + REFUSED_S
+            self._once(f"no nodes are asked for now: {error}")
+
+    def _perform_due(self) -> None:
+        """Runners may be where no sbatch is: what actions ask for, whose time has come, is asked for from here."""
+
+        def note(given: Allocation) -> None:
+            self._tell(f"an action is due: allocation {given.job_id} of scheduler {given.scheduler} is asked for")
+
+        scheduling.perform_due(self._store, note)
+
     def _schedule(self, row: Row, count: int) -> None:
         """Ask for nodes, where none are there or to come. Raises SlurmError."""
         wanted = waiting_schedulers(self._store)
-        if not wanted:
-            return
-        rows, trouble = allocationreport.status(self._store, self._inquiry)
-        if trouble is not None:
-            raise trouble
-        if any(each["state"] not in squeue.ENDED and each["said_by"] is not None for each in rows):
+        if not wanted or self._any_to_come(self._inquiry):
             return
         ended = sum(row["jobs"][outcome] for outcome in ("completed", "failed", "canceled", "terminated"))
         if ended != self._ended_then:
@@ -152,10 +166,21 @@ class _Rounds:
             self._tell(f"{FRUITLESS} times in a row nodes were asked for and no job has ended: asking no more")
             self.gave_up = True
             return
-        for scheduler in wanted:
-            self._ask_for(scheduler, count)
-        self._fruitless += 1  # only now: what Slurm has refused is asked for again
         self._inquiry = squeue.Inquiry()  # what it knows is of before
+        with scheduling.turn(self._store) as is_ours:
+            if not is_ours or self._any_to_come(self._inquiry):
+                return  # another watch asks, or has asked since
+            for scheduler in wanted:
+                self._ask_for(scheduler, count)
+        self._fruitless += 1  # only now: what Slurm has refused is asked for again
+        self._inquiry = squeue.Inquiry()
+
+    def _any_to_come(self, inquiry: squeue.Inquiry) -> bool:
+        """Whether any allocation has not ended. Raises SlurmError."""
+        rows, trouble = allocationreport.status(self._store, inquiry)
+        if trouble is not None:
+            raise trouble
+        return any(each["state"] not in squeue.ENDED and each["said_by"] is not None for each in rows)
 
     def _ask_for(self, scheduler: str, count: int) -> None:
         def note(given: Allocation) -> None:
