@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -929,6 +930,8 @@ def takers_that_die(made: str, spool: str, deaths: tuple[int, ...]) -> bool:
         tree = check_invariants(root(spool), tree)
     _taken_back(spool)
     check_invariants(root(spool), tree)
+    for record in Path(root(spool), "runners").rglob("taken/*"):
+        assert json.loads((record / "end.json").read_bytes())["evidence"], record  # v11, of those inside too
     shutil.rmtree(spool)
     return all_died
 

@@ -84,19 +84,21 @@ def finish_taking(actor: Actor, owner: Owner) -> list[Recovered]:
     # only now: a runner that lives after all would take its killed jobs for failed ones, and record that
     _kill_left(family, store.workflow.id)
     steps = _give_away(actor, owner, taking, _started(record))
-    end = RunnerEnd(
-        state="dead",
-        time=time.time(),
-        evidence=owner.evidence,
-        recovered_by=actor.name,
-        decisions=tuple(taking.decided),
-    )
-    if not fsops.replace(record, "end.json", encode(end), store.file_mode):
-        actor.check_owned(Status.RUNNING)
-        raise StorageError("write", f"{record}/end.json", errno.ESTALE)
+    for path in reversed(_unended(store, record)):  # the innermost first: an end hides those inside from who comes next
+        taker = path.split("/")[-3]
+        _write_end(actor, path, f"{taker} had taken it for dead, and died before it was through")
+    _write_end(actor, record, owner.evidence, tuple(taking.decided))
     fsops.remove_file(f"{store.layout.requests}/{naming.Request(runner=owner.name)}")
     del actor.taking[owner.name]
     return steps
+
+
+def _write_end(actor: Actor, record: str, evidence: str | None, decided: tuple[Decision, ...] = ()) -> None:
+    """v11."""
+    end = RunnerEnd(state="dead", time=time.time(), evidence=evidence, recovered_by=actor.name, decisions=decided)
+    if not fsops.replace(record, "end.json", encode(end), actor.store.file_mode):
+        actor.check_owned(Status.RUNNING)
+        raise StorageError("write", f"{record}/end.json", errno.ESTALE)
 
 
 def _started(record: str) -> dict[tuple[int, int], dict[str, Any]]:
@@ -117,14 +119,19 @@ def _started(record: str) -> dict[tuple[int, int], dict[str, Any]]:
 
 def _family(store: Store, directory: str) -> dict[str, RunnerRecord | None]:
     """All whose work an owner had taken itself, at any depth, and not yet given away."""
-    found: dict[str, RunnerRecord | None] = {}
+    return {path.rsplit("/", 1)[-1]: store.runner_record(path) for path in _unended(store, directory)}
+
+
+def _unended(store: Store, directory: str) -> list[str]:
+    """Their directories; those whom others of them had taken come after these."""
+    found: list[str] = []
     stack = [f"{directory}/taken"]
     while stack:
         taken = stack.pop()
         for name in filter(naming.is_runner, fsops.names(taken)):
             path = f"{taken}/{name}"
             if store.runner_end(path) is None:
-                found[name] = store.runner_record(path)
+                found.append(path)
                 stack.append(f"{path}/taken")
     return found
 
