@@ -15,97 +15,31 @@ which law of the design each belongs stands in `test_protocol_model.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
-RUNNING, PENDING = "R", "P"
-CANCELED = 100
-WAITING = ("ready", "blocked", "held")
-
-
-class Rules(NamedTuple):
-    """What the protocol relies on. All True is the protocol; each False is a mutation that must be found out."""
-
-    fence: bool = True  # v7: give nothing away before the old directories are removed
-    both_first: bool = True  # running and pending are fenced before anything is given
-    new_attempt: bool = True  # I4: a return raises the attempt in the name
-    own_place: bool = True  # c1: a claim goes to a place of the claimer's own
-    result_counts: bool = True  # v9: a file that holds its attempt's result is moved to its outcome
-    look_in_done: bool = True  # v8: what arrived in done/ counts
-    enoent_looks: bool = True  # after ENOENT the own directory is listed
-    release_waits: bool = True  # r1: only when what is awaited is in done/
-    result_before: bool = True  # f2 before f3: the result is in the file before it is shown
-    looks_again: bool = True  # v7: a taker that was overruled may have renamed a directory meanwhile
-    look_everywhere: bool = True  # v8: a later attempt that arrived in ready/ (f3') counts
-    retries_are_given: bool = True  # v9: a result that bears retry_rule is not shown, but the job given back
-    own_content: bool = True  # nobody writes over a job's file that is not in his own directory
-    takes_family: bool = True  # v3: what the dead had taken themselves is taken back with them
-    made_once: bool = True  # nobody makes a missing directory again: who finds his gone is fenced
-    fresh_names: bool = True  # a runner's name is never used again
-    unknown_is_alive: bool = True  # v1: nobody is taken back without evidence
-    kill_after_fence: bool = True  # v4: processes of the dead are killed when they cannot record that any more
-    blocked_first: bool = True  # r1: the names that wait are listed before the outcomes
-    wait_anew: bool = True  # w2: what waits for what is run again gets a new name
-    cancel_is_revived: bool = True  # w1: a cancellation holds only while the attempt that it names does
-    wish_passes_on: bool = True  # who takes over the work of the dead obeys what was wished of them
+from protocol_recovery import Recovery
+from protocol_state import (
+    CANCELED,
+    PENDING,
+    RUNNING,
+    WAITING,
+    Actor,
+    Broken,
+    Faults,
+    File,
+    Rules,
+    State,
+    find,
+    go,
+    move,
+    owner_of,
+    put,
+    reach,
+    record,
+    replace_file,
+)
 
 
-class Faults(NamedTuple):
-    """How many of each may still happen."""
-
-    crashes: int = 0
-    declared: int = 0  # runners that are declared dead while they live
-    lost_replies: int = 0
-    stale_paths: bool = False  # a renamed directory is reached by its old path until it is removed
-    retries: int = 0  # results that a failure handler has run again
-    commands: int = 0  # of a person: cancel, hold, release, retry
-
-
-class File(NamedTuple):
-    """One file of a job: where it lies, the attempt in its name, the attempts whose results it holds.
-
-    A result that bears a retry_rule is noted as minus its attempt, one that is canceled as CANCELED more than it.
-    """
-
-    job: int
-    place: str
-    attempt: int
-    results: tuple[int, ...] = ()
-
-
-class Actor(NamedTuple):
-    """A process: where it is in its program, and what it has in hand."""
-
-    at: str = "idle"
-    job: int = -1
-    attempt: int = 0
-    taking: tuple[int, ...] = ()  # whose work it takes back
-    alive: bool = True
-    unfit: bool = False  # was declared dead while alive: may be taken
-    killed: bool = False  # the process of its job was
-
-
-class State(NamedTuple):
-    """The spool and its actors."""
-
-    files: frozenset[File]
-    directories: frozenset[str]  # P1, R1, R2~1 ...
-    spares: frozenset[tuple[str, int]]  # (directory, job): a result written aside, before f2
-    records: tuple[int, ...]  # of each actor: who has its record; itself while nobody took it
-    actors: tuple[Actor, ...]
-    ever_ready: frozenset[tuple[int, int]]
-    started: frozenset[tuple[int, int, int]]  # (job, attempt, actor) that were executed
-    shown: frozenset[int]  # jobs with an outcome that nobody has taken back
-    faults: Faults
-    seen: frozenset[tuple[int, str]] = frozenset()  # what listings said of a name in blocked/: its attempt, where to
-    wishes: frozenset[tuple[int, int]] = frozenset()  # (job, attempt) that are to be canceled
-    retried: bool = False  # a person is between y1 and w2
-
-
-class Broken(Exception):
-    """An invariant does not hold."""
-
-
-class Protocol:
+class Protocol(Recovery):
     """Jobs 0 to n-1; job 1 waits for job 0 where `chained`, and runs `anyway` or is canceled with it. The last actors
     only take back."""
 
@@ -167,7 +101,9 @@ class Protocol:
                     yield from self._claims(state, who)
                     yield from self._releases(state, who)
                 yield from self._takes(state, who)
-            elif actor.at in ("claimed", "unsure", "started", "written", "recorded", "to retry"):
+            elif actor.at in ("given", "late"):
+                yield self._heed_late_wish(state, who, actor)
+            elif actor.at in ("claimed", "cleared", "unsure", "started", "written", "recorded", "to retry"):
                 yield from self._runs(state, who, actor)
             elif actor.at != "fenced":
                 yield from self._recovers(state, who, actor)
@@ -178,33 +114,34 @@ class Protocol:
             actor = state.actors[who]
             if actor.alive and faults.crashes:
                 after = state._replace(faults=faults._replace(crashes=faults.crashes - 1))
-                yield f"crash {who}", self._put(after, who, actor._replace(alive=False))
+                yield f"crash {who}", put(after, who, actor._replace(alive=False))
             if actor.alive and faults.declared and not actor.unfit and actor.at != "fenced":
                 after = state._replace(faults=faults._replace(declared=faults.declared - 1))
-                yield f"declare {who} dead", self._put(after, who, actor._replace(unfit=True))
+                yield f"declare {who} dead", put(after, who, actor._replace(unfit=True))
             if not actor.alive and not self.rules.fresh_names:
                 made = state.directories | {f"{PENDING}{who}", f"{RUNNING}{who}"}
-                yield f"b5 {who}", self._put(state._replace(directories=made), who, Actor())
+                yield f"b5 {who}", put(state._replace(directories=made), who, Actor())
 
     def _commands(self, state: State) -> Iterator[tuple[str, State]]:
         """What a person does."""
         if state.retried:
             yield from self._wait_anew(state)
-        if not state.faults.commands:
+        if state.asking is not None:
+            yield self._ask(state, *state.asking)
+        if state.asking is not None or not state.faults.commands:
             return
         state = state._replace(faults=state.faults._replace(commands=state.faults.commands - 1))
         for file in state.files:
             job = file.job
             if file.place in WAITING:
-                canceled = self._move(state, file, "canceled")
-                yield f"n1 {job}.{file.attempt}", canceled._replace(shown=state.shown | {job})
+                yield f"n1 {job}.{file.attempt}", self._cancel(state, file)
             if file.place in ("ready", "blocked"):
-                yield f"h1 {job}.{file.attempt} held", self._move(state, file, "held")
+                yield f"h1 {job}.{file.attempt} held", move(state, file, "held")
             elif file.place == "held":
                 ended = job == 0 or not self.chained or self._ended(state, 0)
-                yield f"h1 {job}.{file.attempt} released", self._move(state, file, "ready" if ended else "blocked")
+                yield f"h1 {job}.{file.attempt} released", move(state, file, "ready" if ended else "blocked")
             elif file.place[0] in "RP":
-                yield f"q1 {job}.{file.attempt}", state._replace(wishes=state.wishes | {(job, file.attempt)})
+                yield f"see {job}.{file.attempt}", state._replace(asking=("q1", job, file.attempt))
             elif file.place == "canceled" and not state.retried:
                 again = self._give_back(state, file)._replace(shown=state.shown - {job}, retried=self.chained)
                 yield f"y1 {job}.{file.attempt}", again
@@ -213,13 +150,31 @@ class Protocol:
                 written = File(job, "ready", attempt)
                 yield f"edit {job}.{attempt}", state._replace(files=state.files | {written})
 
+    def _ask(self, state: State, at: str, job: int, attempt: int) -> tuple[str, State]:
+        """q1, and a look afterwards: the job may have been given back before its holder could see the wish."""
+        if at == "q1":
+            asked = state._replace(wishes=state.wishes | {(job, attempt)}, asking=("look", job, attempt))
+            return f"q1 {job}.{attempt}", asked
+        after = state._replace(asking=None)
+        for file in state.files if self.rules.asker_looks else ():
+            if file.job == job and file.attempt > attempt and file.place in WAITING:
+                return f"late n1 {job}.{file.attempt}", self._cancel(after, file)
+            if file.job == job and file.attempt > attempt and file.place[0] in "RP":
+                return f"see {job}.{file.attempt}", state._replace(asking=("q1", job, file.attempt))
+        return f"look at {job}.{attempt}", after
+
+    @staticmethod
+    def _cancel(state: State, file: File) -> State:
+        """n1."""
+        return move(state, file, "canceled")._replace(shown=state.shown | {file.job})
+
     def _wait_anew(self, state: State) -> Iterator[tuple[str, State]]:
         """w2, of what waits without being canceled."""
         after = state._replace(retried=False)
         for file in state.files:
             if file.job == 1 and file.place in ("blocked", "held") and self.anyway and self.rules.wait_anew:
                 raised = file._replace(attempt=file.attempt + 1)
-                yield f"w2 {file.job}.{file.attempt}", self._replace_file(after, file, raised)
+                yield f"w2 {file.job}.{file.attempt}", replace_file(after, file, raised)
                 return
         yield "look at what waits", after
 
@@ -229,17 +184,17 @@ class Protocol:
 
     def _claims(self, state: State, who: int) -> Iterator[tuple[str, State]]:
         for job, attempt in state.ever_ready:
-            source = self._find(state, job, "ready", attempt)
+            source = find(state, job, "ready", attempt)
             if source is None:
                 continue  # ENOENT, and the own directory does not have it: nothing changes
-            for target in self._reach(state, PENDING, who):
-                moved = self._move(state, source, target)
+            for target in reach(state, PENDING, who):
+                moved = move(state, source, target)
                 if not self.rules.own_place:  # the file stays claimable, as if both had renamed to one name
                     moved = moved._replace(files=moved.files | {source})
-                yield f"c1 {who} {job}.{attempt}", self._go(moved, who, "claimed", job, attempt)
+                yield f"c1 {who} {job}.{attempt}", go(moved, who, "claimed", job, attempt)
                 if state.faults.lost_replies:
                     lost = moved._replace(faults=state.faults._replace(lost_replies=state.faults.lost_replies - 1))
-                    yield f"c1 {who} {job}.{attempt} (reply lost)", self._go(lost, who, "unsure", job, attempt)
+                    yield f"c1 {who} {job}.{attempt} (reply lost)", go(lost, who, "unsure", job, attempt)
 
     def _releases(self, state: State, who: int) -> Iterator[tuple[str, State]]:
         """r1, k1, w1."""
@@ -250,14 +205,14 @@ class Protocol:
                 for where in sorted(known if self.rules.release_waits else {"ready"}):
                     if where == "ready" and not state.retried and not self._ended(state, 0):
                         raise Broken("I5: job 1 is released before job 0 has ended")
-                    moved = self._move(state, file, where)
+                    moved = move(state, file, where)
                     if where == "ready":
                         yield f"r1 {name}", moved
                     else:
                         yield f"k1 {name}", moved._replace(shown=moved.shown | {file.job})
             elif file.place.startswith("canceled~") and self._is_stale(state, file) and self.rules.cancel_is_revived:
                 raised = file._replace(place="blocked", attempt=file.attempt + 1)
-                yield f"w1 {name}", self._replace_file(state, file, raised)._replace(shown=state.shown - {file.job})
+                yield f"w1 {name}", replace_file(state, file, raised)._replace(shown=state.shown - {file.job})
 
     @staticmethod
     def _is_stale(state: State, file: File) -> bool:
@@ -269,7 +224,9 @@ class Protocol:
         job, attempt, at = actor.job, actor.attempt, actor.at
         if at == "unsure":
             yield f"look {who}", self._looked(state, who, PENDING, "claimed" if self.rules.enoent_looks else "idle")
-        elif at == "claimed":
+        elif at == "claimed" and self.rules.start_looks and self._failed_before(state, who, job, attempt):
+            yield from self._look_before_start(state, who, job, attempt)
+        elif at in ("claimed", "cleared"):
             yield from self._start(state, who, job, attempt)
         elif at == "started":
             yield from self._write(state, who, job, attempt)
@@ -281,249 +238,114 @@ class Protocol:
     def _write(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
         """The process has ended; f1."""
         if not self.rules.result_before:
-            yield f"skip f1 {who}", self._go(state, who, "recorded", job, attempt)
+            yield f"skip f1 {who}", go(state, who, "recorded", job, attempt)
             return
-        for directory in self._reach(state, RUNNING, who):
-            if self._find(state, job, directory, attempt):
+        for directory in reach(state, RUNNING, who):
+            if find(state, job, directory, attempt):
                 if state.actors[who].killed:
                     raise Broken("I15: a death is recorded as a failure")
                 spares = state.spares | {(directory, job)}
-                yield f"f1 {who}", self._go(state._replace(spares=spares), who, "written", job, attempt)
+                yield f"f1 {who}", go(state._replace(spares=spares), who, "written", job, attempt)
         yield from self._missing(state, who, RUNNING, job, attempt)
 
     def _put_result(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
-        there = [directory for directory in self._reach(state, RUNNING, who) if (directory, job) in state.spares]
+        there = [directory for directory in reach(state, RUNNING, who) if (directory, job) in state.spares]
         for directory in there:
-            recorded = self._record(state, directory, job, attempt, attempt)
-            yield f"f2 {who}", self._go(recorded, who, "recorded", job, attempt)
+            recorded = record(state, directory, job, attempt, attempt)
+            yield f"f2 {who}", go(recorded, who, "recorded", job, attempt)
             if (job, attempt) in state.wishes:
-                recorded = self._record(state, directory, job, attempt, CANCELED + attempt)
-                yield f"f2 {who} canceled", self._go(recorded, who, "recorded", job, attempt)
+                recorded = record(state, directory, job, attempt, CANCELED + attempt)
+                yield f"f2 {who} canceled", go(recorded, who, "recorded", job, attempt)
             if state.faults.retries:
-                recorded = self._record(state, directory, job, attempt, -attempt)
+                recorded = record(state, directory, job, attempt, -attempt)
                 recorded = recorded._replace(faults=state.faults._replace(retries=state.faults.retries - 1))
-                yield f"f2 {who} to retry", self._go(recorded, who, "to retry", job, attempt)
+                yield f"f2 {who} to retry", go(recorded, who, "to retry", job, attempt)
         if not there:
             yield f"look {who}", self._looked(state, who, RUNNING, "started")
 
     def _finish(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
-        for directory in self._reach(state, RUNNING, who):
-            source = self._find(state, job, directory, attempt)
+        for directory in reach(state, RUNNING, who):
+            source = find(state, job, directory, attempt)
             if source and state.actors[who].at == "to retry":
-                yield f"f3' {who}", self._go(self._give_back(state, source), who, "idle")
+                yield f"f3' {who}", go(self._give_back(state, source), who, "given", job, attempt + 1)
             elif source:
-                yield f"f3 {who}", self._go(self._show(state, source), who, "idle")
+                yield f"f3 {who}", go(self._show(state, source), who, "idle")
         yield from self._missing(state, who, RUNNING, job, attempt)
 
+    def _heed_late_wish(self, state: State, who: int, actor: Actor) -> tuple[str, State]:
+        """After f3': a wish to cancel the attempt that was given back, which came too late for its holder."""
+        job, attempt = actor.job, actor.attempt
+        wish = (job, attempt - 1)
+        if actor.at == "given":
+            return f"look for wishes {who}", go(
+                state, who, *("late", job, attempt) if wish in state.wishes else ("idle",)
+            )
+        after = go(state._replace(wishes=state.wishes - {wish}), who, "idle")
+        given = find(state, job, "ready", attempt)
+        if given:
+            return f"late n1 {job}.{attempt}", self._cancel(after, given)
+        return f"late q1 {job}.{attempt}", after._replace(wishes=after.wishes | {(job, attempt)})
+
+    @staticmethod
+    def _failed_before(state: State, who: int, job: int, attempt: int) -> int:
+        """The attempt by whose result a job is run again; 0: there is none."""
+        files = [file for file in state.files if file[:1] == (job,) and file[2] == attempt and file.place[0] == PENDING]
+        return -files[0].results[-1] if files and files[0].results and files[0].results[-1] < 0 else 0
+
+    def _look_before_start(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
+        """Its giver may have died before he looked for a wish about the attempt that failed."""
+        wish = (job, self._failed_before(state, who, job, attempt))
+        if wish not in state.wishes:
+            yield f"look for wishes {who}", go(state, who, "cleared", job, attempt)
+            return
+        for directory in reach(state, PENDING, who):
+            source = find(state, job, directory, attempt)
+            if source:
+                yield f"v9 {who} canceled", go(self._cancel(state, source), who, "idle")
+        yield from self._missing(state, who, PENDING, job, attempt)
+
     def _start(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
-        for directory in self._reach(state, PENDING, who):
-            source = self._find(state, job, directory, attempt)
-            for target in self._reach(state, RUNNING, who) if source else ():
+        for directory in reach(state, PENDING, who):
+            source = find(state, job, directory, attempt)
+            for target in reach(state, RUNNING, who) if source else ():
                 assert source is not None
-                moved = self._move(state, source, target)
+                moved = move(state, source, target)
                 moved = moved._replace(started=moved.started | {(job, attempt, who)})
                 if (job, attempt) in {(each, number) for each, number, _ in state.started}:
                     raise Broken(f"I9: attempt {job}.{attempt} is executed twice, with one output file")
                 if any(0 < result < CANCELED for result in source.results):
                     raise Broken(f"I15: job {job} has a result and is executed again")
-                yield f"t2 {who}", self._go(moved, who, "started", job, attempt)
+                self._check_wish(state, source)
+                yield f"t2 {who}", go(moved, who, "started", job, attempt)
         yield from self._missing(state, who, PENDING, job, attempt)
+
+    @staticmethod
+    def _check_wish(state: State, file: File) -> None:
+        """Who asked and has looked again is through: nothing that he meant starts any more."""
+        failed = -file.results[-1] if file.results else 0
+        is_through = state.asking is None and (file.job, file.attempt) not in state.wishes
+        if is_through and (file.job, failed) in state.wishes:
+            raise Broken(f"I11: {file.job}.{failed} was to be canceled, and runs again")
 
     def _missing(self, state: State, who: int, kind: str, job: int, attempt: int) -> Iterator[tuple[str, State]]:
         """ENOENT: the file is in no directory that the actor reaches. It lists its own directory."""
-        if not any(self._find(state, job, directory, attempt) for directory in self._reach(state, kind, who)):
+        if not any(find(state, job, directory, attempt) for directory in reach(state, kind, who)):
             yield f"look {who}", self._looked(state, who, kind, "idle")
 
     def _looked(self, state: State, who: int, kind: str, found: str) -> State:
         """A fresh listing of the own directory: gone is fenced; there, the job is still in hand."""
         actor = state.actors[who]
         if f"{kind}{who}" not in state.directories and self.rules.made_once:
-            return self._put(state, who, actor._replace(at="fenced", job=-1, attempt=0))
+            return put(state, who, actor._replace(at="fenced", job=-1, attempt=0))
         if f"{kind}{who}" not in state.directories:  # mkdir -p, and on
             made = state._replace(directories=state.directories | {f"{kind}{who}"})
             if actor.at == "written":
                 made = made._replace(spares=made.spares | {(f"{kind}{who}", actor.job)})
-                return self._put(made, who, actor)
-            return self._go(made, who, "idle")
-        if self._find(state, actor.job, f"{kind}{who}", actor.attempt):
-            return self._put(state, who, actor._replace(at=found))
-        return self._go(state, who, "idle")
-
-    # -- recovery -------------------------------------------------------------------------------------------
-
-    def _takes(self, state: State, who: int) -> Iterator[tuple[str, State]]:
-        if state.records[who] != who:
-            return  # runners/T was taken itself, so that there is no runners/T/taken to rename into
-        for other, actor in enumerate(state.actors):
-            may_live = actor.alive and not actor.unfit
-            if other == who or state.records[other] != other or (may_live and self.rules.unknown_is_alive):
-                continue
-            family = self._family(state, other) if self.rules.takes_family else (other,)
-            records = tuple(who if number == other else holder for number, holder in enumerate(state.records))
-            taking = state.actors[who]._replace(at="v5R", taking=family)
-            after = self._put(state._replace(records=records), who, taking)
-            if not self.rules.kill_after_fence and actor.at == "started":
-                after = self._put(after, other, actor._replace(killed=True))
-            yield f"v3 {who} takes {other}", after
-
-    def _family(self, state: State, owner: int) -> tuple[int, ...]:
-        """The owner, and all whose records it has."""
-        found = [owner]
-        for number in found:
-            found += [each for each, holder in enumerate(state.records) if holder == number and each not in found]
-        return tuple(sorted(found))
-
-    def _recovers(self, state: State, who: int, actor: Actor) -> Iterator[tuple[str, State]]:
-        if actor.at.startswith("v5"):
-            yield from self._rename_directories(state, who, actor)
-        elif actor.at.startswith("v6"):
-            yield from self._collect(state, who, actor)
-        elif actor.at == "v8":
-            yield self._give(state, who, actor)
-
-    def _rename_directories(self, state: State, who: int, actor: Actor) -> Iterator[tuple[str, State]]:
-        kind = actor.at[2]
-        for directory in sorted(state.directories):
-            owner = self._owner(directory)
-            target = f"{kind}{who}~{owner}"
-            if directory[0] == kind and owner in actor.taking and directory != target and owner != who:
-                if target in state.directories:
-                    continue  # a rename over a directory that is not empty is refused
-                if directory == f"{kind}{owner}" and state.actors[owner].alive and not state.actors[owner].unfit:
-                    raise Broken(f"I7: {directory} is moved while its owner may live")
-                yield f"v5 {who} {directory}", self._rename_directory(state, directory, target)
-                return
-        yield f"v5 {who} done", self._put(state, who, actor._replace(at=f"v6{kind}"))
-
-    def _collect(self, state: State, who: int, actor: Actor) -> Iterator[tuple[str, State]]:
-        kind = actor.at[2]
-        for owner in actor.taking:
-            held = f"{kind}{who}~{owner}"
-            if held not in state.directories:
-                continue
-            spares = [spare for spare in state.spares if spare[0] == held]
-            files = [file for file in state.files if file.place == held]
-            own = self._reach(state, kind, who)
-            for spare in spares:
-                yield f"v6 {who} spare", state._replace(spares=state.spares - {spare})
-            for file in files:
-                for target in own:
-                    yield f"v6 {who} {file.job}", self._move(state, file, target)
-            if files and not own:
-                yield f"look {who}", self._put(state, who, actor._replace(at="fenced", taking=()))
-            if spares or files:
-                return
-            if self.rules.fence:
-                yield f"v7 {who} {held}", state._replace(directories=state.directories - {held})
-                return
-        if f"{kind}{who}" not in state.directories:
-            yield f"look {who}", self._put(state, who, actor._replace(at="fenced", taking=()))
-            return
-        left = {name for name in state.directories if name[0] == kind and self._owner(name) in actor.taking}
-        if left and self.rules.fence and self.rules.looks_again:
-            yield f"v5 {who} again", self._put(state, who, actor._replace(at=f"v5{kind}"))
-            return
-        after = "v8" if kind == PENDING or not self.rules.both_first else "v5P"
-        yield f"v7 {who} done", self._put(state, who, actor._replace(at=after))
-
-    def _give(self, state: State, who: int, actor: Actor) -> tuple[str, State]:
-        """One of the files in hand: aside, to its outcome, or back to ready as the next attempt."""
-        mine = [file for file in sorted(state.files) if file.place in (f"{RUNNING}{who}", f"{PENDING}{who}")]
-        if not mine:
-            if not self.rules.both_first and any(
-                directory[0] == PENDING and self._owner(directory) in actor.taking for directory in state.directories
-            ):
-                return f"v5 {who}", self._put(state, who, actor._replace(at="v5P"))
-            return f"v11 {who}", self._put(state, who, actor._replace(at="idle", taking=()))
-        file = mine[0]
-        others = [each for each in state.files if each.job == file.job and each.place != "aside"]
-        arrived = [each for each in others if each.place.partition("~")[0] in ("done", "canceled")]
-        elsewhere = [each for each in others if each not in arrived]
-        later = self.rules.look_everywhere and any(each.attempt > file.attempt for each in elsewhere)
-        if later or (self.rules.look_in_done and any(each.attempt >= file.attempt for each in arrived)):
-            return f"v8 {who} aside", self._move(state, file, "aside")
-        results = file.results if self.rules.retries_are_given else tuple(map(abs, file.results))
-        if (
-            self.rules.result_counts
-            and file.place[0] == RUNNING
-            and {file.attempt, CANCELED + file.attempt} & {*results}
-        ):
-            return f"v9 {who}", self._show(state, file)
-        is_wanted = (file.job, file.attempt) in state.wishes and -file.attempt not in results
-        if is_wanted and self.rules.wish_passes_on:
-            noted = file._replace(results=(*file.results, CANCELED + file.attempt))
-            return f"v9 {who} canceled", self._show(self._replace_file(state, file, noted), noted)
-        if is_wanted:
-            raise Broken(f"I11: {file.job}.{file.attempt} runs again, which was to be canceled")
-        return f"v10 {who}", self._give_back(state, file)
-
-    def _give_back(self, state: State, file: File) -> State:
-        """v10, f3'."""
-        raised = file._replace(place="ready", attempt=file.attempt + (1 if self.rules.new_attempt else 0))
-        return self._replace_file(state, file, raised)
-
-    # -- the filesystem -------------------------------------------------------------------------------------
-
-    def _reach(self, state: State, kind: str, who: int) -> list[str]:
-        """The directories that an owner's path leads to: its own, or where a renamed one is now (a stale client)."""
-        own = f"{kind}{who}"
-        if own in state.directories:
-            return [own]
-        if not state.faults.stale_paths:
-            return []
-        return [name for name in state.directories if name[0] == kind and "~" in name and self._owner(name) == who]
-
-    @staticmethod
-    def _owner(directory: str) -> int:
-        return int(directory[1:].rpartition("~")[2])
-
-    @staticmethod
-    def _find(state: State, job: int, place: str, attempt: int) -> File | None:
-        return next((file for file in state.files if file[:3] == (job, place, attempt)), None)
-
-    def _move(self, state: State, file: File, place: str) -> State:
-        return self._replace_file(state, file, file._replace(place=place))
-
-    @staticmethod
-    def _replace_file(state: State, old: File, new: File) -> State:
-        """A rename: it replaces what has the new name."""
-        files = {each for each in state.files if each != old and each[:3] != new[:3]} | {new}
-        ready = state.ever_ready | ({(new.job, new.attempt)} if new.place == "ready" else set())
-        return state._replace(files=frozenset(files), ever_ready=ready)
-
-    @staticmethod
-    def _record(state: State, directory: str, job: int, attempt: int, result: int) -> State:
-        """f2: the file that was written aside takes the job's name, whether that is still there or not."""
-        there = Protocol._find(state, job, directory, attempt)
-        results = (*(there.results if there else ()), result)
-        files = (state.files - {there}) if there else state.files
-        return state._replace(
-            files=files | {File(job, directory, attempt, results)}, spares=state.spares - {(directory, job)}
-        )
-
-    def _show(self, state: State, file: File) -> State:
-        """f3, v9."""
-        if file.job in state.shown:
-            raise Broken(f"I2: job {file.job} has two outcomes")
-        canceled = CANCELED + file.attempt in file.results
-        if file.attempt not in file.results and not canceled:
-            raise Broken(f"I15: job {file.job} is done without a result")
-        return self._move(state, file, "canceled" if canceled else "done")._replace(shown=state.shown | {file.job})
-
-    @staticmethod
-    def _rename_directory(state: State, old: str, new: str) -> State:
-        return state._replace(
-            directories=(state.directories - {old}) | {new},
-            files=frozenset(file._replace(place=new) if file.place == old else file for file in state.files),
-            spares=frozenset((new, job) if place == old else (place, job) for place, job in state.spares),
-        )
-
-    @staticmethod
-    def _put(state: State, who: int, actor: Actor) -> State:
-        return state._replace(actors=(*state.actors[:who], actor, *state.actors[who + 1 :]))
-
-    def _go(self, state: State, who: int, at: str, job: int = -1, attempt: int = 0) -> State:
-        return self._put(state, who, state.actors[who]._replace(at=at, job=job, attempt=attempt))
+                return put(made, who, actor)
+            return go(made, who, "idle")
+        if find(state, actor.job, f"{kind}{who}", actor.attempt):
+            return put(state, who, actor._replace(at=found))
+        return go(state, who, "idle")
 
     # -- invariants -----------------------------------------------------------------------------------------
 
@@ -539,7 +361,7 @@ class Protocol:
                 raise Broken(f"I1: job {job} lies in {sorted(file.place for file in files)}")
         for holder, actor in enumerate(state.actors):
             given = actor.at == "v8"
-            if given and any(self._owner(name) in actor.taking and name[0] in "PR" for name in state.directories):
+            if given and any(owner_of(name) in actor.taking and name[0] in "PR" for name in state.directories):
                 raise Broken(f"I8: actor {holder} gives away before the fence")
 
     def check_end(self, state: State) -> None:
@@ -561,7 +383,7 @@ class Protocol:
                 raise Broken(f"I11: the work ends with job {job} canceled because of what does not hold")
 
 
-_OF_A_PERSON = ("n1", "h1", "q1", "y1", "edit")
+_OF_A_PERSON = ("n1", "h1", "see", "y1", "edit")
 
 
 def explore(protocol: Protocol) -> int:

@@ -1179,6 +1179,7 @@ ROWS = [
     Row("X3", "b3", "birth", ("create", r"/journal$"), _no_jobs_held, _closed),
     Row("X3", "b4", "birth", ("mkdir", r"/running/"), _no_jobs_held, _closed),
     Row("X3", "b5", "birth", ("mkdir", r"/pending/"), _no_jobs_held, _closed),
+    Row("X3", "b6", "birth", ("utime", r"/heartbeat$"), _no_jobs_held, _closed),
     Row(
         "X4",
         "c1",

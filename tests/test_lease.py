@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spooltools import Hand, Wanted
 
-from torc_spool import fsops, lease, owners, recovery
+from torc_spool import changes, fsops, lease, owners, recovery, repair
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.errors import Fenced, StorageError, UsageError
 from torc_spool.evidence import Here, of_host, of_lease
 from torc_spool.lease import Lease
 from torc_spool.model import Attempt, RunnerRecord, Status
+from torc_spool.served import Served
 from torc_spool.store import Store
 
 ELSEWHERE = {"host": "elsewhere", "boot_id": "another", "pid_namespace": "pid:[9]"}
@@ -253,6 +256,66 @@ def test_whose_heartbeat_is_refused_is_not_fenced_and_tries_again(store: Store, 
     with pytest.raises(StorageError):
         hand.actor.beat()
     assert recovery.scan(store, mine=hand.actor)[0].state == "alive"
+
+
+# -- who is declared dead before it has begun
+
+
+def at_call(number: int, do: Callable[[], None]) -> None:
+    """Before the n-th call from now on."""
+    calls = itertools.count(1)
+
+    def fault(_operation: str, _path: str) -> None:
+        if next(calls) == number:
+            fsops.fault = None
+            do()
+
+    fsops.fault = fault
+
+
+def leaves_nothing(store: Store, name: str) -> bool:
+    return name not in store.owner_directories() and name not in fsops.names(store.layout.runners)
+
+
+def test_who_is_declared_dead_while_it_begins_is_fenced_and_leaves_nothing(store: Store, faults: None) -> None:
+    for number in itertools.count(2):  # the first call makes the name known
+        record = identity(new_name())
+        at_call(number, lambda name=record.name: changes.recover(store, said_dead=[name]))  # type: ignore[misc]
+        try:
+            actor = Actor.born(store, record)
+        except Fenced:
+            assert leaves_nothing(store, record.name)
+            continue
+        break
+    assert fsops.fault is not None and number > 7
+    fsops.fault = None
+    assert actor.retire()
+    assert not repair.look(store)
+
+
+def test_a_birth_that_the_filesystem_refused_goes_on_unless_it_was_declared_dead_meanwhile(
+    store: Store, faults: None
+) -> None:
+    def refuse() -> None:
+        raise OSError(28, "full")
+
+    for number in itertools.count(2):
+        for is_taken in (False, True):
+            served = Served(store, identity(new_name()), directories=None)
+            at_call(number, refuse)
+            with contextlib.suppress(StorageError):
+                served.owner()
+            if fsops.fault is not None:
+                assert number > 7
+                return
+            if is_taken:
+                changes.recover(store, said_dead=[served.record.name])
+                with pytest.raises(Fenced):
+                    served.owner()
+                assert leaves_nothing(store, served.record.name)
+            else:
+                assert served.owner().retire()
+            assert not repair.look(store)
 
 
 # -- who judges

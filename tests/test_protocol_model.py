@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-from protocol_model import Broken, Faults, Protocol, Rules, explore
+from protocol_model import Protocol, explore
+from protocol_state import Broken, Faults, Rules
 
 ALL = Faults(crashes=1, declared=1, lost_replies=1, stale_paths=True)
 
@@ -32,6 +33,7 @@ WORLDS = {
     "all faults": World(1, ALL, 20_000),
     "three": World(3, Faults(crashes=1), 10_000, chained=True),
     "retry": World(1, Faults(crashes=1, declared=1, retries=1), 3_000),
+    "cancel and retry": World(1, Faults(crashes=1, commands=1, retries=1), 1_000),
     "person": World(1, Faults(declared=1, stale_paths=True, commands=2), 5_000),
     "person and graph": World(2, Faults(commands=2), 1_000, chained=True),
     "person and graph, anyway": World(2, Faults(commands=3), 3_000, chained=True, anyway=True),
@@ -42,6 +44,7 @@ SLOW = {
     "chain with lost replies": World(
         2, Faults(crashes=1, declared=1, lost_replies=2, stale_paths=True), 40_000, chained=True
     ),
+    "cancel and retry, declared dead": World(1, Faults(declared=1, commands=1, retries=1), 40_000),
     "two": World(2, Faults(crashes=1, declared=1, stale_paths=True), 40_000),
     "many": World(1, Faults(crashes=2, declared=2, lost_replies=1, stale_paths=True), 40_000),
     "person, graph and crash": World(2, Faults(crashes=1, commands=2), 40_000, chained=True),
@@ -94,6 +97,8 @@ LAWS = (
     Law(9, "unknown_is_alive", "I7: .* is moved while its owner may live", ONE),
     Law(9, "kill_after_fence", "I15: a death is recorded as a failure", _one(declared=1)),
     Law(13, "retries_are_given", "I15: job 0 is done without a result", _one(crashes=1, retries=1)),
+    Law(2, "start_looks", "I11: 0.1 was to be canceled, and runs again", _one(crashes=1, retries=1, commands=1)),
+    Law(2, "asker_looks", "I11: 0.1 was to be canceled, and runs again", _one(retries=1, commands=1)),
     Law(2, "wish_passes_on", "I11: 0.1 runs again, which was to be canceled", _one(crashes=1, commands=1)),
 )
 

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 import spooltools as tools
-from protocol_model import Faults, Protocol, Rules, State
+from protocol_model import Protocol
+from protocol_state import Faults, Rules, State
 from spooltools import Hand, Wanted
 
 from torc_spool import changes, fsops
@@ -41,7 +42,7 @@ _STEPS = [  # (call, source, target, the model's step)
     ("rmdir", r"pending/(?P<who>[^/~]+)~(?P<other>[^/]+)", r"", "v7 {who} P{who}~{other}"),
     ("rename", rf"(?:pending|running)/(?P<who>[^/~]+)/{_JOB}", r"ready/.*", "{gives} {who}"),
 ]
-_SILENT = re.compile(r"look|crash|declare|v8|v11|v5 \d (done|again)|v7 \d done")
+_SILENT = re.compile(r"look|see|crash|declare|v8|v11|v5 \d (done|again)|v7 \d done")
 _NOT_OF_JOBS = re.compile(r"runners/|requests/|(pending|running)/[^/~]+$")  # births, beats, ends, wishes obeyed
 
 
@@ -110,7 +111,9 @@ def replay(protocol: Protocol, steps: list[str]) -> None:
     """Some way through the model takes these steps in this order."""
     states = _silently(protocol, {protocol.initial()})
     for number, step in enumerate(steps):
-        wanted = re.compile(re.escape(step.removesuffix("?")).replace(r"\*", r"\d") + "( to retry| canceled)?")
+        wanted = re.compile(
+            "(late )?" + re.escape(step.removesuffix("?")).replace(r"\*", r"\d") + "( to retry| canceled)?"
+        )
         after = {new for state in states for name, new in protocol.steps(state) if wanted.fullmatch(name)}
         if step.endswith("?"):
             after |= states

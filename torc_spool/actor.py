@@ -94,16 +94,28 @@ class Actor:
 
     @classmethod
     def born(cls, store: Store, record: RunnerRecord) -> Actor:
-        """Make the owner's directories (b1 to b5). Raises StorageError."""
+        """Make the owner's directories (b1 to b6). Raises StorageError; Fenced when it was declared dead meanwhile."""
+        announce(store, record)
+        return cls.begin(store, record)
+
+    @classmethod
+    def begin(cls, store: Store, record: RunnerRecord) -> Actor:
+        """b2 to b6, once it is announced. Where the filesystem refuses it, it can be tried again. Raises as `born`."""
         directory = store.layout.runner(record.name)
-        mode = store.directory_mode
-        if not fsops.make_directory(directory, mode):
-            raise StorageError("make directory", directory, None)
-        fsops.replace(directory, "runner.json", encode(record), store.file_mode)
-        fsops.create(f"{directory}/heartbeat", b"", store.file_mode)
-        journal = fsops.open_append(f"{directory}/journal", store.file_mode)
-        fsops.make_directory(store.layout.owned(Status.RUNNING, record.name), mode)
-        fsops.make_directory(store.layout.owned(Status.PENDING, record.name), mode)
+        if not fsops.replace(directory, "runner.json", encode(record), store.file_mode):
+            raise Fenced(record.name, directory)
+        try:
+            fsops.create(f"{directory}/heartbeat", b"", store.file_mode)
+            journal = fsops.open_append(f"{directory}/journal", store.file_mode)
+        except StorageError as error:
+            if error.errno in fsops.GONE:
+                raise Fenced(record.name, directory) from error
+            raise
+        try:
+            _make_own(store, record.name)
+        except (Fenced, StorageError):
+            fsops.close(journal, f"{directory}/journal")
+            raise
         return cls(store, record, journal)
 
     # -- the life of a job ----------------------------------------------------------------------------------
@@ -309,6 +321,25 @@ class Actor:
         if found is None:
             raise Fenced(self.name, directory)
         return found
+
+
+def announce(store: Store, record: RunnerRecord) -> None:
+    """b1: from now on the name is known, and is nobody else's. Once for each name. Raises StorageError."""
+    directory = store.layout.runner(record.name)
+    if not fsops.make_directory(directory, store.directory_mode):
+        raise StorageError("make directory", directory, None)
+
+
+def _make_own(store: Store, name: str) -> None:
+    """b4 to b6. Who was declared dead before these directories were there must not keep them: nobody would look."""
+    own = [store.layout.owned(status, name) for status in (Status.RUNNING, Status.PENDING)]
+    for path in own:
+        fsops.make_directory(path, store.directory_mode)
+    directory = store.layout.runner(name)
+    if not fsops.touch(f"{directory}/heartbeat"):
+        for path in reversed(own):
+            fsops.remove_directory(path)
+        raise Fenced(name, directory)
 
 
 def decode_journal(data: bytes) -> list[dict[str, Any]]:

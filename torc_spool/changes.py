@@ -69,11 +69,12 @@ def cancel(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
     asked: dict[int, int] = {}  # the attempts that their holders are asked to cancel
     jobs = find_jobs(store, wanted)
     changed = {one.id: one for one in _each(store, jobs, lambda job, place: _cancel_one(store, job, place, asked))}
-    if asked:
+    looked: dict[int, int] = {}
+    while asked != looked:
         # one that was given back before its holder could see the wish has a later attempt by now
-        places = store.snapshot()
-        back = [job for job in jobs if job.id in asked and job.id in places]
-        back = [job for job in back if places[job.id].name.attempt > asked[job.id]]
+        looked, places = dict(asked), store.snapshot()
+        back = [job for job in jobs if job.id in looked and job.id in places]
+        back = [job for job in back if places[job.id].name.attempt > looked[job.id]]
         again = _each(store, back, lambda job, place: _cancel_one(store, job, place, asked))
         changed |= {one.id: one for one in again}
     settler.settle()

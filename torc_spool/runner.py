@@ -128,8 +128,11 @@ class Runner:
         now = time.monotonic()
         self._beat_at = now + random.uniform(0.5, 1.0) * self._heartbeat_s  # many who begin at once shall not beat so
         self.ending.begin()
-        for served in self.served:
-            self._first_look(served)
+        try:
+            for served in self.served:
+                self._first_look(served)
+        except Fenced as fenced:  # declared dead before it had begun
+            self._be_fenced(fenced)
 
     def _first_look(self, served: Served) -> None:
         if self.workflow_id is not None:

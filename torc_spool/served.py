@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
+from torc_spool import actor as actors
 from torc_spool import crowd, fsops, naming, recovery, select
 from torc_spool.actor import Actor
 from torc_spool.contents import Content
@@ -53,6 +54,7 @@ class Served:
         self.lock = ClaimLock(store.layout.lock)
         self.settler = Settler(store)
         self.actor: Actor | None = None
+        self._is_announced = False  # whether its name is known there, though it may have come no further
         self.leftover: list[Pick] = []  # claimed, but the filesystem would not let us start them yet
         self.unread: dict[int, str] = {}  # the jobs among these whose file cannot be read now, and why
         self._unsure: list[Pick] = []  # perhaps claimed: the filesystem refused, and did not say what it had done
@@ -77,7 +79,10 @@ class Served:
     def owner(self) -> Actor:
         """This runner's directories in the workflow, made when they are first needed."""
         if self.actor is None:
-            self.actor = Actor.born(self.store, self.record)
+            if not self._is_announced:
+                actors.announce(self.store, self.record)
+                self._is_announced = True
+            self.actor = Actor.begin(self.store, self.record)
         return self.actor
 
     def close(self, exit_code: int | None, *, retire: bool = True) -> None:

@@ -71,6 +71,7 @@ def make(count: int, seed: int, script: str, logs: str) -> Workload:
     named = [job["name"] for job in choose.sample(jobs, min(3, count))]
     spec = {
         "name": f"soak {seed}",
+        "max_runner_deaths": 0,  # what kills runners here is not the jobs
         "env": {"SOAK_LOGS": logs},
         "failure_handlers": [{"name": "again", "rules": [{"exit_codes": [10], "max_retries": RETRIES}]}],
         "jobs": jobs,
