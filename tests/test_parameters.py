@@ -54,6 +54,7 @@ from torc_spool.parameters import (
         (7, [7]),
         (0.25, [0.25]),
         ([1, 0.5, "1:3"], [1, 0.5, "1:3"]),
+        ([True, False, "yes"], ["true", "false", "yes"]),
     ],
     ids=repr,
 )
@@ -79,7 +80,6 @@ def test_what_values_a_parameter_has(given_: object, values: list[Any]) -> None:
         ("[1, 2", "has no end; close it with ]"),
         ("1:999999999999", f"more than {MAX_VALUES} values"),
         ("0.0:1.0:1e-20", f"more than {MAX_VALUES} values"),
-        (True, "got true; put it in quotes"),
         ([1, None], "got null"),
         ([[1]], "got a list"),
         ({"1:100": None}, "got a mapping; put it in quotes"),

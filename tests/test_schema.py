@@ -15,9 +15,14 @@ import yaml
 from cliutil import Lab
 
 from torc_spool import specrecords, specschema
+from torc_spool.complaints import check_command, check_name
 from torc_spool.errors import SpecError
+from torc_spool.parameters import expansions
+from torc_spool.quantities import parse_duration, parse_memory
+from torc_spool.specexpand import with_variables
+from torc_spool.specparts import read_env, read_slurm_defaults, read_stdio
 from torc_spool.specread import read_record
-from torc_spool.specrecords import SpecRecord
+from torc_spool.specrecords import ActionRecord, SpecRecord
 from torc_spool.specschema import ITEMS, OPEN
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,8 +69,8 @@ REQUIRED: dict[str, Any] = {
     "name": "a",
     "command": "true",
     "path": "a",
-    "jobs": [],
-    "rules": [],
+    "jobs": [{"name": "a", "command": "true"}],
+    "rules": [{"exit_codes": [1]}],
     "trigger_type": "on_workflow_start",
     "action_type": "run_commands",
 }
@@ -73,10 +78,30 @@ VALUES: list[Any] = [
     *(None, True, False),
     *(-1, 0, 1, 2, 255, 256, 10**6, 10**6 + 1, 10**30),
     *(0.5, -1.5),  # whole ones such as 1.0 are integers to a schema, and none to the reader
-    *("", "PT1H", "4g", "word", "1", "true", "none", "slurm"),
+    *("", " ", "PT1H", "P1W2DT1.5S", "PT", "P", "4g", ".5 GiB", "word", "1", "true", "none", "slurm"),
     *([], ["word"], ["word", "other"], [1], [None], [0], ["word", 1], [[]]),
-    *({}, {"word": 0}, {"word": None}),
+    *({}, {"word": 0}, {"word": None}, {"word": [1, "a"]}, {"word": []}, {"word": [[1]]}, {"a word": 0}),
 ]
+
+
+def not_empty(items: list[Any]) -> None:
+    if not items:
+        raise SpecError("is empty")
+
+
+LATER: dict[str, Any] = {  # what the reader does with a field once its record is read
+    "jobs": not_empty,
+    "rules": not_empty,
+    "command": lambda text: check_command(text, "command"),
+    "path": lambda text: check_command(text, "path"),
+    "memory": parse_memory,
+    "runtime": parse_duration,
+    "parameters": expansions,
+    "variables": lambda values: with_variables({"variables": values}),
+    "env": lambda values: read_env(values, None),
+    "slurm_defaults": read_slurm_defaults,
+    "stdio": lambda given: read_stdio(given, None),
+}
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
@@ -99,7 +124,12 @@ def taken(record: type[SpecRecord], item: dict[str, Any]) -> bool:
     """Whether the reader takes it; of an open record it is shown the fields that it knows."""
     own = {key: value for key, value in item.items() if key in record.__struct_fields__} if record in OPEN else item
     try:
-        read_record(record, own, lambda: None)
+        read = read_record(record, own, lambda: None)
+        if "name" in own and own["name"] is not None:
+            check_name(read.name, "name")  # type: ignore[attr-defined]  # each record that knows a name
+        for name, further in LATER.items():
+            if own.get(name) is not None and (name, record) != ("jobs", ActionRecord):
+                further(own[name])
     except SpecError:
         return False
     return True
@@ -108,7 +138,8 @@ def taken(record: type[SpecRecord], item: dict[str, Any]) -> bool:
 @pytest.mark.parametrize(
     ("document", "where"),
     [
-        ({"jobs": []}, []),
+        ({"jobs": [{"name": "j", "command": "c"}]}, []),
+        ({"name": "n", "jobs": []}, ["jobs"]),
         ({"name": "n", "jobs": [{"name": "j", "command": "true", "job": 1}]}, ["jobs", 0]),
         ({"name": "n", "jobs": [{"name": "j", "command": 1}]}, ["jobs", 0, "command"]),
         ({"name": "n", "jobs": [{"name": "j", "command": None}]}, ["jobs", 0, "command"]),
@@ -116,14 +147,24 @@ def taken(record: type[SpecRecord], item: dict[str, Any]) -> bool:
         ({"name": "n", "jobs": [1]}, ["jobs", 0]),
         ({"name": "n", "jobs": [{"name": "j", "command": "c", "depends_on": "i"}]}, ["jobs", 0, "depends_on"]),
     ],
-    ids=["missing", "unknown field", "number for text", "null where needed", "no list", "no mapping", "text for list"],
+    ids=[
+        "missing",
+        "empty",
+        "unknown",
+        "number for text",
+        "null where needed",
+        "no list",
+        "no mapping",
+        "text for list",
+    ],
 )
 def test_what_is_wrong_is_found_in_its_place(document: dict[str, Any], where: list[str | int]) -> None:
     assert where in [list(error.absolute_path) for error in FILE.iter_errors(document)]
 
 
 def test_schedulers_keep_what_they_are_given() -> None:
-    FILE.validate({"name": "n", "jobs": [], "slurm_schedulers": [{"name": "s", "partition": "gpu", "nodes": 2}]})
+    jobs = [{"name": "j", "command": "c"}]
+    FILE.validate({"name": "n", "jobs": jobs, "slurm_schedulers": [{"name": "s", "partition": "gpu", "nodes": 2}]})
 
 
 def test_the_command_prints_it_with_descriptions(lab: Lab) -> None:

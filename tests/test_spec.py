@@ -456,6 +456,13 @@ def test_what_versions_of_yaml_disagree_on_stays_text(written: str) -> None:
     assert parse(f"name: {written}\n{ONE_JOB}", "w.yaml").name == written
 
 
+def test_words_that_yaml_1_1_takes_for_truth_are_text_where_text_is_meant() -> None:
+    text = "name: w\nenv: {DEBUG: on}\njobs: [{name: 'of_{c}', command: c, parameters: {c: [se, no, true]}}]"
+    workflow = parse(text, "w.yaml")
+    assert workflow.env == {"DEBUG": "on"}
+    assert [job.name for job in workflow.jobs] == ["of_se", "of_no", "of_true"]
+
+
 @cases(
     ("name", "expected"),
     {

@@ -35,7 +35,7 @@ _MODES = ("product", "zip")
 
 def parse_values(given: object) -> list[Value]:
     """The values that one parameter is given: `1:100`, `0:100:10`, `0.0:1.0:0.1` (ends included), `[1, 5]`,
-    `['adam', 'sgd']`, a single value, or a list as YAML has it. Raises SpecError.
+    `['adam', 'sgd']`, a single value, or a list as YAML has it, with true and false as these words. Raises SpecError.
 
     Steps are added exactly, as they are written: 0.0:1.0:0.1 has 0.3 in it, not 0.30000000000000004.
     """
@@ -135,8 +135,10 @@ def _values_of(name: str, given: object) -> list[Value]:
 
 
 def _plain(value: object) -> Value:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        hint = "; put it in quotes" if isinstance(value, bool | dict) else ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, int | float | str):
+        hint = "; put it in quotes" if isinstance(value, dict) else ""
         raise SpecError(f"a value must be a number or text, got {show(value)}{hint}")
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)  # YAML 1.1 reads 1e-4 as text

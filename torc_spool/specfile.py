@@ -5,8 +5,9 @@ YAML is built from libyaml's events, without a tree of nodes between, with a sta
 - nesting and aliases are the writer's to choose, and may not choose our stack or memory;
 - it is several times as fast as yaml.load, which counts for 100,000 jobs.
 
-Scalars are read as YAML 1.1 and 1.2 both read them, and 1.1's ``yes``/``no``/``on``/``off`` as truth. What
-the two disagree on (``010``, ``04:00:00``, ``2024-01-01``, ``1_000``) stays text, as it was written.
+Scalars are read as YAML 1.1 and 1.2 both read them, and 1.1's ``yes``/``no``/``on``/``off`` as truth, but not where
+text is meant (`TEXTUAL`). What the two disagree on (``010``, ``04:00:00``, ``2024-01-01``, ``1_000``) stays text, as it
+was written.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from torc_spool.errors import SpecError
 
 MAX_BYTES = 2**30
 MAX_DEPTH = 64
+TEXTUAL = frozenset({"env", "parameters", "variables"})  # keys of mappings of text: DEBUG: on, country: [se, no]
 MAX_ALIASED = 2**26  # characters of the file that aliases may stand for, nested ones counted each time
 
 STANDARD_INPUT = "standard input"
@@ -221,9 +223,14 @@ class _YamlReader:
             self._key(top, text, plain, event)
             return
         value = _resolve(text) if plain else text
+        if (value is True or value is False) and text.lower() not in ("true", "false") and self._is_in_text():
+            value = text
         if event.anchor is not None:
             self._define(event.anchor, value, len(text))
         self._add(value)
+
+    def _is_in_text(self) -> bool:
+        return any(open_.key in TEXTUAL for open_ in self.stack)
 
     def _key(self, top: _Open, text: str, plain: bool, event: Any) -> None:
         if event.anchor is not None:

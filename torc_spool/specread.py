@@ -32,6 +32,7 @@ _NAMED_BY_JOBS = {  # fields of what a job only names
     **dict.fromkeys(("num_cpus", "num_gpus", "num_nodes", "memory", "runtime"), "resource_requirements"),
     **dict.fromkeys(("exit_codes", "recovery_script", "max_retries"), "failure_handlers"),
 }
+_TRUTHS = ("true", "false", "yes", "no", "on", "off")
 
 R = TypeVar("R", bound=SpecRecord)
 
@@ -111,7 +112,7 @@ def _hint(expected: str, value: Any) -> str:
         return f"; write PT{value}S for seconds" if 0 < value < 10**9 else ""
     if "from" in expected and isinstance(value, str) and value.isdecimal() and len(value) < 10:
         return "; write it without quotes and without leading zeros"
-    if expected == "true or false" and isinstance(value, str):
+    if expected == "true or false" and isinstance(value, str) and value.lower() in _TRUTHS:
         return "; write it without quotes"
     return ""
 

@@ -1,6 +1,7 @@
 """The fields of a specification: one record for each kind of mapping, its types and nothing else.
 
-To add a field, add it to its record: its type is what is accepted, its description what a message asks for.
+To add a field, add it to its record: its type is what is accepted, its description what a message asks for. What the
+reader refuses later, with words of its own, `_shaped` says to editors: it is in the schema alone.
 What the program reads and does not act on has a line in `specnotes` too.
 """
 
@@ -11,7 +12,23 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+_VALUE = {"type": ["string", "number", "boolean"]}
+# of amounts; what has a brace is one once the file's variables stand in it
+_MEMORY = r"^\s*([0-9]+(\.[0-9]+)?|\.[0-9]+)\s*([kmgtpKMGTP]([iI]?[bB])?|[bB])?\s*$|\{"
+_PART = "[0-9]+([.,][0-9]+)?"
+_DURATION = (
+    rf"^\s*[pP](?=.*[0-9])({_PART}[wW])?({_PART}[dD])?"
+    rf"([tT](?=.*[0-9])({_PART}[hH])?({_PART}[mM])?({_PART}[sS])?)?\s*$|\{{"
+)
+
+
+def _shaped(description: str, **shape: Any) -> Meta:
+    return Meta(description=description, extra_json_schema=shape)
+
+
 Text = Annotated[str, Meta(description="text")]
+Name = Annotated[str, _shaped("text", minLength=1, maxLength=255, pattern=r"\S")]
+Command = Annotated[str, _shaped("text", minLength=1, pattern=r"\S")]
 Truth = Annotated[bool, Meta(description="true or false")]
 Priority = Annotated[int, Meta(ge=0, le=999_999, description="a whole number from 0 to 999999")]
 NumCpus = Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100000")]
@@ -21,8 +38,13 @@ Positive = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number f
 Retries = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number from 0 to 1000000")]
 Count = Annotated[int, Meta(ge=0, le=2**53, description="a whole number from 0")]
 ExitCode = Annotated[int, Meta(ge=1, le=255, description="a whole number from 1 to 255")]
-Memory = Annotated[str | int, Meta(description="an amount such as 512k, 100m, 4g, or a whole number of bytes")]
-Duration = Annotated[str, Meta(description="an ISO 8601 duration such as PT30M, PT2H or P1DT12H")]
+Memory = Annotated[
+    str | int,
+    _shaped(
+        "an amount such as 512k, 100m, 4g, or a whole number of bytes", pattern=_MEMORY, minimum=1, maximum=2**60 - 1
+    ),
+]
+Duration = Annotated[str, _shaped("an ISO 8601 duration such as PT30M, PT2H or P1DT12H", pattern=_DURATION)]
 JobNames = Annotated[list[str], Meta(description="a list of job names such as [first, second]")]
 FileNames = Annotated[list[str], Meta(description="a list of names of files such as [raw, model]")]
 DataNames = Annotated[list[str], Meta(description="a list of names of user data such as [config]")]
@@ -31,11 +53,36 @@ Regexes = Annotated[list[str], Meta(description="a list of regular expressions s
 Commands = Annotated[list[str], Meta(description="a list of commands")]
 ExitCodes = Annotated[list[ExitCode], Meta(description="a list of exit codes from 1 to 255 such as [10, 11]")]
 Records = Annotated[list[Any], Meta(description="a list whose items begin with `- name:`")]
-Rules = Annotated[list[Any], Meta(description="a list whose items begin with `- exit_codes:`")]
+Jobs = Annotated[list[Any], _shaped("a list whose items begin with `- name:`", minItems=1)]
+Rules = Annotated[list[Any], _shaped("a list whose items begin with `- exit_codes:`", minItems=1)]
 Actions = Annotated[list[Any], Meta(description="a list whose items begin with `- trigger_type:`")]
-Parameters = Annotated[dict[str, Any], Meta(description='a mapping such as {i: "1:100"}')]
-Variables = Annotated[dict[str, Any], Meta(description="a mapping of variables to text such as {OMP_NUM_THREADS: '4'}")]
-Constants = Annotated[dict[str, Any], Meta(description="a mapping of names to text such as {root: /scratch}")]
+Parameters = Annotated[
+    dict[str, Any],
+    _shaped(
+        'a mapping such as {i: "1:100"}',
+        propertyNames={"pattern": "^[A-Za-z_][A-Za-z0-9_-]*$"},
+        additionalProperties={"anyOf": [_VALUE, {"type": "array", "minItems": 1, "items": _VALUE}]},
+    ),
+]
+Variables = Annotated[
+    dict[str, Any],
+    _shaped(
+        "a mapping of variables to text such as {OMP_NUM_THREADS: '4'}",
+        propertyNames={"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        additionalProperties={"type": ["string", "integer", "null"]},
+    ),
+]
+Constants = Annotated[
+    dict[str, Any],
+    _shaped(
+        "a mapping of names to text such as {root: /scratch}",
+        additionalProperties={"type": ["string", "number", "null"]},
+    ),
+]
+Options = Annotated[
+    dict[str, Any],
+    _shaped("a mapping", additionalProperties={"type": ["string", "number", "boolean", "null"]}),
+]
 Mapping = Annotated[dict[str, Any], Meta(description="a mapping")]
 Output = Annotated[str | dict[str, Any], Meta(description="a mode such as combined, or a mapping such as {mode: none}")]
 Anything = Annotated[Any, Meta(description="any value")]
@@ -73,7 +120,7 @@ class SpecRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Parameterised(SpecRecord, frozen=True, kw_only=True):
     """What may stand for many, one for each combination of the values of its parameters."""
 
-    name: Text
+    name: Name
     parameters: Parameters = {}
     parameter_mode: ParameterMode = "product"
     use_parameters: ParameterNames = []
@@ -82,8 +129,8 @@ class Parameterised(SpecRecord, frozen=True, kw_only=True):
 class WorkflowRecord(SpecRecord, frozen=True, kw_only=True):
     """The whole file. Its lists are read item by item, so that a message can name the item."""
 
-    name: Text
-    jobs: Records
+    name: Name
+    jobs: Jobs
     description: Text | None = None
     user: Text | None = None
     project: Text | None = None
@@ -95,7 +142,7 @@ class WorkflowRecord(SpecRecord, frozen=True, kw_only=True):
     resource_requirements: Records = []
     failure_handlers: Records = []
     slurm_schedulers: Records = []
-    slurm_defaults: Mapping = {}
+    slurm_defaults: Options = {}
     actions: Actions = []
     env: Variables = {}
     stdio: Output | None = None
@@ -116,7 +163,7 @@ class WorkflowRecord(SpecRecord, frozen=True, kw_only=True):
 class JobRecord(Parameterised, frozen=True, kw_only=True):
     """One item of `jobs`."""
 
-    command: Text
+    command: Command
     invocation_script: Text | None = None
     resource_requirements: Text | None = None
     priority: Priority = 0
@@ -143,7 +190,7 @@ class JobRecord(Parameterised, frozen=True, kw_only=True):
 class FileRecord(Parameterised, frozen=True, kw_only=True):
     """One item of `files`."""
 
-    path: Text
+    path: Command
 
 
 class UserDataRecord(Parameterised, frozen=True, kw_only=True):
@@ -156,7 +203,7 @@ class UserDataRecord(Parameterised, frozen=True, kw_only=True):
 class RequirementRecord(SpecRecord, frozen=True, kw_only=True):
     """One item of `resource_requirements`."""
 
-    name: Text
+    name: Name
     num_cpus: NumCpus = 1
     num_gpus: NumGpus = 0
     num_nodes: NumNodes = 1
@@ -167,13 +214,13 @@ class RequirementRecord(SpecRecord, frozen=True, kw_only=True):
 class SchedulerRecord(SpecRecord, frozen=True, kw_only=True):
     """What is read of an item of `slurm_schedulers`; its other fields are kept as they are given."""
 
-    name: Text | None = None
+    name: Name | None = None
 
 
 class HandlerRecord(SpecRecord, frozen=True, kw_only=True):
     """One item of `failure_handlers`."""
 
-    name: Text
+    name: Name
     rules: Rules
 
 

@@ -15,6 +15,7 @@ from torc_spool.specrecords import (
     FileRecord,
     HandlerRecord,
     JobRecord,
+    Mode,
     RequirementRecord,
     RuleRecord,
     SchedulerRecord,
@@ -43,6 +44,7 @@ ITEMS: dict[type[SpecRecord], dict[str, type[SpecRecord]]] = {  # of fields that
 OPEN = frozenset({SchedulerRecord})  # records whose other fields are kept as they are given
 
 _NULL = {"type": "null"}
+_MODES = msgspec.json.schema(Mode)["enum"]
 _REFERENCE = "#/$defs/{name}"
 
 
@@ -88,7 +90,9 @@ def _kinds(field: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _holding(kind: dict[str, Any], item: type[SpecRecord]) -> dict[str, Any]:
-    """A list of such records, or such a record; text is left as it is."""
+    """A list of such records, or such a record; text in the place of a `stdio` is a mode."""
+    if item is StdioRecord and kind.get("type") == "string":
+        return kind | {"enum": _MODES}
     reference = {"$ref": _REFERENCE.format(name=item.__name__)}
     if kind.get("type") == "array":
         return kind | {"items": reference}
