@@ -118,6 +118,44 @@ def test_a_circle_through_files_names_the_file() -> None:
     assert "a because its input_files has the file 'raw', an output of b" in sentence
 
 
+# -- datasets
+
+
+SETS = [{"name": "parts", "path": "out/parts/"}, {"name": "again", "path": "out/parts"}]
+
+
+def test_who_reads_a_dataset_waits_for_all_who_write_it() -> None:
+    spec = read(
+        row("all", command="cat ${datasets.input.again}/*"),
+        row("w_{i}", command="make ${datasets.output.parts}/{i}", parameters={"i": "1:2"}),
+        row("last", output_datasets=["parts"], depends_on=["w_2"]),
+        datasets=SETS,
+    )
+    assert waits(spec) == {"all": ["w_1", "w_2", "last"], "w_1": [], "w_2": [], "last": ["w_2"]}
+    assert spec.jobs[1].command == "make out/parts//1"
+    assert (spec.jobs[0].input_files, spec.jobs[1].output_files) == (("out/parts",), ("out/parts/",))
+    assert unproduced(spec.jobs) == {}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "expected"),
+    [
+        ([row("a", input_datasets=["partz"])], "job 'a': input_datasets: there is no 'partz' among the datasets; did"),
+        ([row("a", command="ls ${datasets.inputs.parts}")], "write ${files.input.NAME}, ${files.output.NAME}, or user"),
+        (
+            [row("a", input_datasets=["parts"], output_datasets=["again"])],
+            "the dataset 'parts' is both input and output",
+        ),
+        (
+            [row("a", input_datasets=["parts"]), row("b", output_datasets=["parts"], depends_on=["a"])],
+            "-> a (each depends on the next), a because its input_datasets has the dataset 'parts', an output of b",
+        ),
+    ],
+)
+def test_datasets_that_are_refused(jobs: list[dict[str, Any]], expected: str) -> None:
+    assert expected in refused(*jobs, datasets=SETS)
+
+
 # -- user data ---------------------------------------------------------------------------------------------------
 
 

@@ -417,16 +417,23 @@ def test_what_is_not_acted_on_is_kept_and_said_once() -> None:
         resource_monitor={"enabled": True},
         use_pending_failed=True,
         compute_node_wait_for_new_jobs_seconds=5,
+        dynamic_jobs={"max_iterations": 10},
+        files=[{"name": "f_{i}", "path": "{i}", "identifier": "urn:{i}", "st_mtime": 1.5, "parameters": {"i": "1:2"}}],
+        datasets=[{"name": "s", "path": "s", "hash_mode": "content"}],
         user_data=[{"name": "d", "is_ephemeral": True}],
     )
     assert (spec.project, spec.metadata) == ("p", {"any": ["thing", 1.5]})
     assert spec.settings == {
         "resource_monitor": {"enabled": True},
         "use_pending_failed": True,
+        "dynamic_jobs": {"max_iterations": 10},
         "compute_node_wait_for_new_jobs_seconds": 5,
     }
     fields = [note.split(":")[0] for note in spec.notes]
-    assert fields == ["resource_monitor", "use_pending_failed", "termination_signal", "is_ephemeral", "env"]
+    assert fields == [
+        *("resource_monitor", "use_pending_failed", "dynamic_jobs", "termination_signal"),
+        *("identifier", "st_mtime", "hash_mode", "is_ephemeral", "env"),
+    ]
     assert read().notes == ()
 
 

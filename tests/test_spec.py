@@ -379,6 +379,7 @@ def test_many_harmless_aliases_are_accepted() -> None:
         "reqs": (document(resource_requirements="r"), "resource_requirements: must be a list"),
         "schedulers": (document(slurm_schedulers={}), "slurm_schedulers: must be a list"),
         "comand": (job(comand="x"), "job 'a': unknown field 'comand'; did you mean 'command'?"),
+        "label": (job(label="x"), "unknown field 'label'; bind the job with scheduler"),
         "cmd": (job(cmd="x"), "unknown field 'cmd'; did you mean 'command'?"),
         "deps": (job(deps=["a"]), "did you mean 'depends_on'?"),
         "cpus-of-a-job": (

@@ -1,6 +1,7 @@
-"""Who waits for whom, by names, by files and by user data: pure, on records whose parameters have been expanded.
+"""Who waits for whom, by names, files, datasets and user data: pure, on records whose parameters have been expanded.
 
-A file is known by its path: of two names with one path, one is as good as the other.
+A file is known by its path: of two names with one path, one is as good as the other. So is a dataset, a directory that
+several jobs may write: who reads it waits for all of them. Who reads or writes it, reads or writes its path.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from torc_spool.model import Job
 from torc_spool.specrecords import JobRecord
 
 _CYCLE_SHOWN = 20
-_WRITTEN = re.compile(r"\$\{(files|user_data)\.(input|output)\.([^}]*)\}")
-_BEGINNING = re.compile(r"\$\{(?:files|user_data)\.")
+_WRITTEN = re.compile(r"\$\{(files|user_data|datasets)\.(input|output)\.([^}]*)\}")
+_BEGINNING = re.compile(r"\$\{(?:files|user_data|datasets)\.")
+_SINGULAR = {"files": "file", "user_data": "user data", "datasets": "dataset"}
 
 
 class Flow(NamedTuple):
     """What a job waits for, reads and writes."""
 
     depends_on: tuple[int, ...] = ()
-    input_files: tuple[str, ...] = ()  # paths as given, each once
+    input_files: tuple[str, ...] = ()  # paths as given, each once; those of datasets too
     output_files: tuple[str, ...] = ()
     input_user_data: tuple[str, ...] = ()  # names
     output_user_data: tuple[str, ...] = ()
@@ -43,6 +45,14 @@ class _Ends(NamedTuple):
     outputs: dict[str, str]
 
 
+class _AllEnds(NamedTuple):
+    """Those of all kinds."""
+
+    files: _Ends | None
+    data: _Ends | None
+    sets: _Ends | None
+
+
 class _Reference(NamedTuple):
     """A `${files.input.NAME}` or the like."""
 
@@ -53,52 +63,66 @@ class _Reference(NamedTuple):
 
 
 class Dataflow:
-    """Joins jobs, by their ids from 1 on, to each other. `files` are paths by name."""
+    """Joins jobs, by their ids from 1 on, to each other. `files` and `datasets` are paths by name."""
 
-    def __init__(self, jobs: Sequence[JobRecord], files: Mapping[str, str], user_data: Collection[str]) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[JobRecord],
+        files: Mapping[str, str],
+        user_data: Collection[str],
+        datasets: Mapping[str, str] | None = None,
+    ) -> None:
         self._jobs = jobs
         self._ids = {job.name: number for number, job in enumerate(jobs, start=1)}
-        self._paths = files
+        self._paths, self._dataset_paths = files, datasets or {}
         self._job_names = Names(self._ids, "jobs")
         self._files = Names(files, "files")
         self._user_data = Names(user_data, "user_data")
-        self._keys = {name: posixpath.normpath(path) for name, path in files.items()}
+        self._datasets = Names(self._dataset_paths, "datasets")
+        self._keys = _normal(files)
+        self._dataset_keys = _normal(self._dataset_paths)
 
     def flows(self) -> list[Flow]:
         """Of each job. Raises SpecError for an unknown name, two producers, a circle."""
-        files: list[_Ends | None] = [None] * len(self._jobs)
-        data: list[_Ends | None] = [None] * len(self._jobs)
-        for index, job in enumerate(self._jobs):
+        ends = []
+        for job in self._jobs:
             references = tuple(_references(job))
-            files[index] = self._ends_of_files(job, references)
-            data[index] = self._ends_of_user_data(job, references)
-        file_makers = self._makers(files, self._keys, "file")
-        data_makers = self._makers(data, None, "user data")
+            of_files, of_data = self._ends_of_files(job, references), self._ends_of_user_data(job, references)
+            named = references or job.input_datasets or job.output_datasets
+            ends.append(_AllEnds(of_files, of_data, self._ends_of_datasets(job, references) if named else None))
+        file_makers = self._makers([each.files for each in ends], self._keys, "file")
+        data_makers = self._makers([each.data for each in ends], None, "user data")
+        set_makers = self._makers_of_datasets([each.sets for each in ends])
         flows = []
-        for index, job in enumerate(self._jobs):
-            waits = self._explicit(index + 1, job)
-            of_files, of_data = files[index], data[index]
+        for id_, (job, (of_files, of_data, of_sets)) in enumerate(zip(self._jobs, ends, strict=True), start=1):
+            waits = self._explicit(id_, job)
             if of_files is not None:
                 _wait_for_makers(waits, (self._keys[name] for name in of_files.inputs), file_makers)
             if of_data is not None:
                 _wait_for_makers(waits, of_data.inputs, data_makers)
-            flows.append(self._flow(waits, of_files, of_data))
-        self._refuse_cycle([flow.depends_on for flow in flows], files, data)
+            if of_sets is not None:
+                for name in of_sets.inputs:
+                    waits.update(set_makers.get(self._dataset_keys[name], {}))
+            flows.append(self._flow(waits, of_files, of_data, of_sets))
+        self._refuse_cycle([flow.depends_on for flow in flows], ends)
         return flows
 
-    def _flow(self, waits: dict[int, None], files: _Ends | None, data: _Ends | None) -> Flow:
-        if not waits and files is None and data is None:
+    def _flow(self, waits: dict[int, None], files: _Ends | None, data: _Ends | None, sets: _Ends | None) -> Flow:
+        if not waits and files is None and data is None and sets is None:
             return _NOTHING
         return Flow(
             depends_on=tuple(waits),
-            input_files=self._paths_of(files.inputs) if files else (),
-            output_files=self._paths_of(files.outputs) if files else (),
+            input_files=self._paths_of(files.inputs if files else (), sets.inputs if sets else ()),
+            output_files=self._paths_of(files.outputs if files else (), sets.outputs if sets else ()),
             input_user_data=tuple(data.inputs) if data else (),
             output_user_data=tuple(data.outputs) if data else (),
         )
 
-    def _paths_of(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple({self._keys[name]: self._paths[name] for name in names}.values())
+    def _paths_of(self, files: Iterable[str], sets: Iterable[str]) -> tuple[str, ...]:
+        paths = {self._keys[name]: self._paths[name] for name in files}
+        if sets:
+            paths |= {self._dataset_keys[name]: self._dataset_paths[name] for name in sets}
+        return tuple(paths.values())
 
     # -- by names -------------------------------------------------------------------------------------------
 
@@ -144,6 +168,24 @@ class Dataflow:
             None,
         )
 
+    def _ends_of_datasets(self, job: JobRecord, references: Sequence[_Reference]) -> _Ends | None:
+        return _ends(
+            job,
+            references,
+            self._datasets,
+            ("input_datasets", job.input_datasets, "", ()),
+            ("output_datasets", job.output_datasets, "", ()),
+            self._dataset_keys,
+        )
+
+    def _makers_of_datasets(self, ends: Sequence[_Ends | None]) -> dict[str, dict[int, None]]:
+        """All jobs that write each, by path."""
+        makers: dict[str, dict[int, None]] = {}
+        for number, one in enumerate(ends, start=1):
+            for name in one.outputs if one else ():
+                makers.setdefault(self._dataset_keys[name], {})[number] = None
+        return makers
+
     def _makers(self, ends: Sequence[_Ends | None], keys: Mapping[str, str] | None, kind: str) -> dict[str, int]:
         """The job that writes each file, by path, or each user data, by name."""
         makers: dict[str, tuple[int, str]] = {}
@@ -163,9 +205,7 @@ class Dataflow:
 
     # -- circles --------------------------------------------------------------------------------------------
 
-    def _refuse_cycle(
-        self, waits: Sequence[tuple[int, ...]], files: Sequence[_Ends | None], data: Sequence[_Ends | None]
-    ) -> None:
+    def _refuse_cycle(self, waits: Sequence[tuple[int, ...]], ends: Sequence[_AllEnds]) -> None:
         members = cycle(dict(enumerate(waits, start=1)))
         if members is None:
             return
@@ -174,7 +214,7 @@ class Dataflow:
             half = _CYCLE_SHOWN // 2
             names = [*names[:half], f"... {len(names) - 2 * half} more ...", *names[-half:]]
         through = next(
-            (said for one, other in itertools.pairwise(members) if (said := self._through(one, other, files, data))),
+            (said for one, other in itertools.pairwise(members) if (said := self._through(one, other, ends))),
             "",
         )
         raise SpecError(
@@ -183,10 +223,10 @@ class Dataflow:
             where="jobs",
         )
 
-    def _through(self, one: int, other: int, files: Sequence[_Ends | None], data: Sequence[_Ends | None]) -> str:
-        """By which file or user data one job waits for another, where it is by one."""
-        for kind, ends, keys in (("file", files, self._keys), ("user data", data, None)):
-            reader, writer = ends[one - 1], ends[other - 1]
+    def _through(self, one: int, other: int, ends: Sequence[_AllEnds]) -> str:
+        """By which file, user data or dataset one job waits for another, where it is by one."""
+        kinds = (("file", self._keys), ("user data", None), ("dataset", self._dataset_keys))
+        for (kind, keys), reader, writer in zip(kinds, ends[one - 1], ends[other - 1], strict=True):
             if reader is None or writer is None:
                 continue
             made = _keys(writer.outputs, keys)
@@ -197,6 +237,10 @@ class Dataflow:
                         f"an output of {self._jobs[other - 1].name}"
                     )
         return ""
+
+
+def _normal(paths: Mapping[str, str]) -> dict[str, str]:
+    return {name: posixpath.normpath(path) for name, path in paths.items()}
 
 
 _Side = tuple[str, Sequence[str], str, Sequence[str]]  # the field of names and its value, that of regexes and its
@@ -229,9 +273,8 @@ def _ends(
     made = _keys(outputs, keys)
     both = next((name for name in inputs if _key(name, keys) in made), None)
     if both is not None:
-        kind = "file" if section == "files" else "user data"
         raise SpecError(
-            f"the {kind} {quote(both)} is both input and output of this job; it cannot wait for itself",
+            f"the {_SINGULAR[section]} {quote(both)} is both input and output of this job; it cannot wait for itself",
             where=f"job {quote(job.name)}: {inputs[both]}",
         )
     _add_found(job, known, inputs, reads, made, keys)
@@ -278,7 +321,7 @@ def _references(job: JobRecord) -> Iterator[_Reference]:
                 said = text[beginning.start() :].split("}")[0].split("\n")[0] + "}"
                 raise SpecError(
                     f"holds {quote(said)}, a reference that cannot be understood; write ${{files.input.NAME}}, "
-                    "${files.output.NAME}, ${user_data.input.NAME} or ${user_data.output.NAME}",
+                    "${files.output.NAME}, or user_data or datasets in place of files",
                     where=f"job {quote(job.name)}: {field}",
                 )
             yield _Reference(field, found[1], found[2], found[3])

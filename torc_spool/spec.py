@@ -18,7 +18,7 @@ from torc_spool.model import Job, Resources, Stdio, WorkflowSpec
 from torc_spool.quantities import MAX_RUNTIME_S, parse_duration, parse_memory
 from torc_spool.specactions import read_actions
 from torc_spool.specexpand import check_shared, with_variables
-from torc_spool.specjobs import Shared, read_files, read_jobs, read_user_data
+from torc_spool.specjobs import Shared, read_datasets, read_files, read_jobs, read_user_data
 from torc_spool.specnotes import kept, notes
 from torc_spool.specparts import (
     read_env,
@@ -118,6 +118,7 @@ def _workflow(document: Any) -> WorkflowSpec:
     shared = Shared(
         parameters=record.parameters,
         files=read_files(record.files, record.parameters),
+        datasets=read_datasets(record.datasets, record.parameters),
         user_data={datum.name: None for datum in user_data},
         requirements=requirements,
         schedulers=scheduler_names,

@@ -24,6 +24,8 @@ UNITED = (
     "input_file_regexes",
     "output_files",
     "output_file_regexes",
+    "input_datasets",
+    "output_datasets",
     "input_user_data",
     "input_user_data_regexes",
     "output_user_data",
@@ -96,7 +98,7 @@ def _with_values(data: Any, values: Mapping[str, Any], where: str) -> Any:
 
 def _names_of_parameters(document: Mapping[str, Any]) -> Iterator[Collection[str]]:
     """Its own, and those of each item; what is none of these the reader complains about."""
-    sections = (document.get(section) for section in ("jobs", "files", "user_data"))
+    sections = (document.get(section) for section in ("jobs", "files", "datasets", "user_data"))
     items = (item for section in sections if isinstance(section, list) for item in section)
     for holder in (document, *items):
         parameters = holder.get("parameters") if isinstance(holder, dict) else None

@@ -13,7 +13,7 @@ from torc_spool.model import Job, Resources, Stdio, UserData
 from torc_spool.specexpand import expand
 from torc_spool.specparts import read_env, read_stdio
 from torc_spool.specread import read_record
-from torc_spool.specrecords import FileRecord, JobRecord, UserDataRecord
+from torc_spool.specrecords import DatasetRecord, FileRecord, JobRecord, UserDataRecord
 
 _NO_RESOURCES = Resources()
 
@@ -23,6 +23,7 @@ class Shared(NamedTuple):
 
     parameters: Mapping[str, Any]
     files: Mapping[str, str]  # paths by name
+    datasets: Mapping[str, str]  # the same
     user_data: Collection[str]
     requirements: Mapping[str, Resources]
     schedulers: Collection[str]
@@ -31,16 +32,23 @@ class Shared(NamedTuple):
 
 def read_files(items: Sequence[Any], parameters: Mapping[str, Any]) -> dict[str, str]:
     """The paths of all files, by name."""
-    records = [
-        read_record(FileRecord, item, partial(place, "file", number, item))
-        for number, item in enumerate(items, start=1)
-    ]
-    files = {}
-    for record in expand(records, parameters, "file"):
-        where = f"file {quote(record.name)}: path"
-        check_command(record.path, where, "path")
-        files[record.name] = record.path
-    return files
+    return _paths(FileRecord, items, parameters, "file")
+
+
+def read_datasets(items: Sequence[Any], parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The paths of all datasets, by name."""
+    return _paths(DatasetRecord, items, parameters, "dataset")
+
+
+def _paths(
+    cls: type[FileRecord] | type[DatasetRecord], items: Sequence[Any], parameters: Mapping[str, Any], kind: str
+) -> dict[str, str]:
+    records = [read_record(cls, item, partial(place, kind, number, item)) for number, item in enumerate(items, start=1)]
+    paths = {}
+    for record in expand(records, parameters, kind):
+        check_command(record.path, f"{kind} {quote(record.name)}: path", "path")
+        paths[record.name] = record.path
+    return paths
 
 
 def read_user_data(items: Sequence[Any], parameters: Mapping[str, Any]) -> tuple[UserData, ...]:
@@ -60,7 +68,7 @@ def read_jobs(items: Sequence[Any], shared: Shared) -> tuple[Job, ...]:
         read_record(JobRecord, item, partial(place, "job", number, item)) for number, item in enumerate(items, start=1)
     ]
     records = expand(given, shared.parameters, "job")
-    flows = Dataflow(records, shared.files, shared.user_data).flows()
+    flows = Dataflow(records, shared.files, shared.user_data, shared.datasets).flows()
     return tuple(_job(id_, *pair, shared) for id_, pair in enumerate(zip(records, flows, strict=True), start=1))
 
 
@@ -97,7 +105,7 @@ def _job(id_: int, record: JobRecord, flow: Flow, shared: Shared) -> Job:
 
 
 def _text(text: str, shared: Shared, where: str, what: str) -> str:
-    text = with_paths(text, "files", shared.files)
+    text = with_paths(with_paths(text, "files", shared.files), "datasets", shared.datasets)
     check_command(text, where, what)
     return text
 

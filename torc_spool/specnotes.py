@@ -21,6 +21,7 @@ KEPT = {  # fields of the file that go into the workflow's settings as they are 
     "execution_config": "only its stdio is used",
     "resource_monitor": "runners record each attempt's time, cpu time and peak memory, and nothing more",
     "use_pending_failed": "a job that fails has failed; retry runs it again",
+    "dynamic_jobs": "no job can add jobs to a workflow that was submitted",
     "compute_node_min_time_for_new_jobs_seconds": "a job is claimed when its runtime fits in the time left",
     "compute_node_ignore_workflow_completion": "give run --wait-for-new-jobs",
     "compute_node_wait_for_healthy_database_minutes": "there is no database to wait for",
@@ -29,6 +30,13 @@ KEPT = {  # fields of the file that go into the workflow's settings as they are 
 }
 _OF_JOBS = {
     "termination_signal": "every job that has to end gets SIGTERM and then its grace",
+}
+_OF_FILES = {
+    "identifier": "no provenance file is written",
+    "st_mtime": "runners note the size and time of a job's inputs when it starts",
+}
+_OF_DATASETS = {
+    "hash_mode": "a dataset has changed when its directory is gone or has another time; no sum is made of it",
 }
 _OF_NODES = ("scheduler", "scheduler_type", "num_allocations", "start_one_worker_per_node", "max_parallel_jobs")
 
@@ -49,7 +57,9 @@ def notes(
         for field, why in KEPT.items()
         if getattr(record, field) is not None and not _is_stdio_alone(field, record)
     ]
-    said += _of_jobs(record.jobs)
+    said += _of_items(record.jobs, _OF_JOBS)
+    said += _of_items(record.files, _OF_FILES)
+    said += _of_items(record.datasets, _OF_DATASETS)
     if any(datum.is_ephemeral for datum in user_data):
         said.append("is_ephemeral: all user data stays until the workflow is deleted")
     if any(name.startswith("TORC_") for env in (record.env, *(job.env for job in jobs)) for name in env):
@@ -71,5 +81,5 @@ def _is_stdio_alone(field: str, record: WorkflowRecord) -> bool:
     return field == "execution_config" and set(record.execution_config or ()) <= {"stdio"}
 
 
-def _of_jobs(items: Sequence[dict[str, Any]]) -> list[str]:
-    return [f"{field}: {why}" for field, why in _OF_JOBS.items() if any(item.get(field) is not None for item in items)]
+def _of_items(items: Sequence[dict[str, Any]], fields: dict[str, str]) -> list[str]:
+    return [f"{field}: {why}" for field, why in fields.items() if any(item.get(field) is not None for item in items)]

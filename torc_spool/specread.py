@@ -32,6 +32,9 @@ _NAMED_BY_JOBS = {  # fields of what a job only names
     **dict.fromkeys(("num_cpus", "num_gpus", "num_nodes", "memory", "runtime"), "resource_requirements"),
     **dict.fromkeys(("exit_codes", "recovery_script", "max_retries"), "failure_handlers"),
 }
+_INSTEAD = {  # of fields of Torc that would mean another workflow if they were passed over
+    "label": "bind the job with scheduler, to one of the slurm_schedulers, and start its runner with --scheduler",
+}
 _TRUTHS = ("true", "false", "yes", "no", "on", "off")
 
 R = TypeVar("R", bound=SpecRecord)
@@ -59,6 +62,8 @@ def read_record(cls: type[R], item: Any, where: Callable[[], str | None]) -> R:
 
 def _unknown_field(key: str, cls: type[SpecRecord]) -> str:
     known = cls.__struct_fields__
+    if cls is JobRecord and key in _INSTEAD:
+        return f"unknown field {quote(key)}; {_INSTEAD[key]}"
     meant = _field_meant(key, known)
     elsewhere = _field_meant(key, tuple(_NAMED_BY_JOBS)) if cls is JobRecord else None
     if meant is None and elsewhere is not None:

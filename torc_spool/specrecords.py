@@ -47,6 +47,7 @@ Memory = Annotated[
 Duration = Annotated[str, _shaped("an ISO 8601 duration such as PT30M, PT2H or P1DT12H", pattern=_DURATION)]
 JobNames = Annotated[list[str], Meta(description="a list of job names such as [first, second]")]
 FileNames = Annotated[list[str], Meta(description="a list of names of files such as [raw, model]")]
+DatasetNames = Annotated[list[str], Meta(description="a list of names of datasets such as [partitions]")]
 DataNames = Annotated[list[str], Meta(description="a list of names of user data such as [config]")]
 ParameterNames = Annotated[list[str], Meta(description="a list of names of the workflow's parameters such as [lr]")]
 Regexes = Annotated[list[str], Meta(description="a list of regular expressions such as ['^train_']")]
@@ -86,6 +87,7 @@ Options = Annotated[
 Mapping = Annotated[dict[str, Any], Meta(description="a mapping")]
 Output = Annotated[str | dict[str, Any], Meta(description="a mode such as combined, or a mapping such as {mode: none}")]
 Anything = Annotated[Any, Meta(description="any value")]
+HashMode = Annotated[Literal["manifest", "content", "none"], Meta(description="manifest, content or none")]
 ParameterMode = Annotated[Literal["product", "zip"], Meta(description="product or zip")]
 Mode = Annotated[
     Literal["separate", "combined", "no_stdout", "no_stderr", "none"],
@@ -138,6 +140,7 @@ class WorkflowRecord(SpecRecord, frozen=True, kw_only=True):
     variables: Constants = {}  # which the text of all other fields has before they are read
     parameters: Parameters = {}
     files: Records = []
+    datasets: Records = []
     user_data: Records = []
     resource_requirements: Records = []
     failure_handlers: Records = []
@@ -150,6 +153,7 @@ class WorkflowRecord(SpecRecord, frozen=True, kw_only=True):
     jobs_sort_method: SortMethod | None = None
     resource_monitor: Anything | None = None
     use_pending_failed: Truth | None = None
+    dynamic_jobs: Anything | None = None
     max_runner_deaths: Count | None = None
     compute_node_expiration_buffer_seconds: Count | None = None
     compute_node_wait_for_new_jobs_seconds: Count | None = None
@@ -176,6 +180,8 @@ class JobRecord(Parameterised, frozen=True, kw_only=True):
     input_file_regexes: Regexes = []
     output_files: FileNames = []
     output_file_regexes: Regexes = []
+    input_datasets: DatasetNames = []
+    output_datasets: DatasetNames = []
     input_user_data: DataNames = []
     input_user_data_regexes: Regexes = []
     output_user_data: DataNames = []
@@ -191,6 +197,16 @@ class FileRecord(Parameterised, frozen=True, kw_only=True):
     """One item of `files`."""
 
     path: Command
+    identifier: Text | None = None
+    st_mtime: Annotated[float, Meta(description="a number")] | None = None
+
+
+class DatasetRecord(Parameterised, frozen=True, kw_only=True):
+    """One item of `datasets`."""
+
+    path: Command
+    hash_mode: HashMode | None = None
+    description: Text | None = None
 
 
 class UserDataRecord(Parameterised, frozen=True, kw_only=True):

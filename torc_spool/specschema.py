@@ -12,6 +12,7 @@ import msgspec
 
 from torc_spool.specrecords import (
     ActionRecord,
+    DatasetRecord,
     FileRecord,
     HandlerRecord,
     JobRecord,
@@ -31,6 +32,7 @@ ITEMS: dict[type[SpecRecord], dict[str, type[SpecRecord]]] = {  # of fields that
     WorkflowRecord: {
         "jobs": JobRecord,
         "files": FileRecord,
+        "datasets": DatasetRecord,
         "user_data": UserDataRecord,
         "resource_requirements": RequirementRecord,
         "failure_handlers": HandlerRecord,
