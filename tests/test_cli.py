@@ -97,7 +97,9 @@ def test_a_submit_killed_at_any_moment_leaves_nothing_to_see_and_is_swept(lab: L
     submit.kill()
     if submit.process.returncode == 0:
         pytest.skip("the submit was faster than its killer")
-    assert workflows(lab) == []
+    if workflows(lab):  # X2
+        assert len(lab.ls("ready/any", 1)) == 2000
+        pytest.skip("the submit was through but for its word")
     if lab.torc("workflows", "list", "-f", "json").json:
         pytest.fail("half a workflow is shown")
     lab.spec("true")

@@ -305,7 +305,7 @@ def test_a_second_directory_of_one_id(lab: Lab) -> None:
     sound(lab)
 
 
-# -- records that never change: nothing can make them again
+# -- records that never change: what they held can be told from others, or nothing can make them again
 
 
 def _edit(path: str, change: Callable[[list[dict[str, object]]], None]) -> None:
@@ -336,16 +336,30 @@ def test_records_that_were_changed(what: str, tmp_path: Path) -> None:
     assert all(finding.fix is None for finding in found)
 
 
-def test_a_record_that_was_changed_is_said_and_not_acted_on(lab: Lab) -> None:
-    lab.submit("true", {"name": "next", "depends_on": ["j1"]}, user_data=[{"name": "figures", "data": 1}])
-    for name in ("jobs.jsonl", "spec.json", "user_data.jsonl"):
+def test_a_record_that_was_changed_is_said_and_not_acted_on_but_put_back_where_the_rest_tells_what_it_held(
+    lab: Lab,
+) -> None:
+    actions = [{"trigger_type": "on_workflow_complete", "action_type": "run_commands", "commands": ["true"]}]
+    data = [{"name": "figures", "data": 1}]
+    jobs = ("true", {"name": "next", "depends_on": ["j1"], "input_user_data": ["figures"]})
+    lab.submit(*jobs, user_data=data, actions=actions)
+    kept = lab.root() / "spec.json"
+    for name in ("jobs.jsonl", "user_data.jsonl", "actions.jsonl", "spec.json"):
         path = lab.root() / name
         whole = path.read_text()
-        path.write_text(whole.replace("1", "2") if name != "spec.json" else whole[:-1])
+        path.write_text(whole.replace("1", "2") if path != kept else whole[:-1])
         (finding,) = lab.torc("fsck", 1, "--repair", "-f", "json", code=1).json["findings"]
         assert finding["what"] == f"the record {name} is not as it was submitted: its digest is another"
-        path.write_text(whole)
-    sound(lab)
+        if path == kept:
+            assert finding["repair"] == "nothing: put it back from a copy of the spool"
+            path.write_text(whole)
+        assert path.read_text() == whole
+        path.rename(lab.root() / "renamed")
+        kinds = [each["kind"] for each in lab.torc("fsck", 1, "--repair", "-f", "json", code=1).json["findings"]]
+        assert sorted(kinds) == ["foreign", "record"]
+        assert path.read_text() == whole
+    assert lab.torc("fsck", 1).stdout == "sound\n"
+    lab.run(1)
 
 
 def test_the_document_names_every_kind() -> None:

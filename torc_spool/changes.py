@@ -244,7 +244,9 @@ def recover(
 ) -> tuple[list[Recovered], list[Owner]]:
     """Take back the work of runners that are known to be dead, then settle."""
     if dry_run:
-        owners = recovery.dead(recovery.scan(store, said_dead=said_dead))
+        found = recovery.scan(store, said_dead=said_dead)
+        recovery.check_known(store, found, said_dead)
+        owners = recovery.dead(found)
         return [step for owner in owners for step in recovery.plan(store, owner)], owners
     with_actor = Once(store, "recover")
     steps, owners = recovery.recover(store, with_actor.born, said_dead=said_dead)

@@ -9,7 +9,20 @@ from collections.abc import Iterator
 
 from torc_spool import causes, naming, sortkeys
 from torc_spool.checkrunners import check_owners, check_requests, check_runners
-from torc_spool.findings import ANEW, NOTHING, PARKED, Anew, AnewAction, Finding, Make, Park, Rename, Resubmit
+from torc_spool.findings import (
+    ANEW,
+    NOTHING,
+    PARKED,
+    RESTORED,
+    Anew,
+    AnewAction,
+    Finding,
+    Make,
+    Park,
+    Rename,
+    Restore,
+    Resubmit,
+)
 from torc_spool.graph import cycle
 from torc_spool.model import OUTCOMES, Attempt, Job, Status
 from torc_spool.naming import JobName
@@ -38,7 +51,9 @@ def check(picture: Picture) -> list[Finding]:
 def _records(picture: Picture) -> Iterator[Finding]:
     known = picture.known
     for odd in known.broken:
-        yield Finding("record", odd.path, None, f"the record {odd.path} {odd.why}", NOTHING)
+        data = known.restored.get(odd.path)
+        fix = None if data is None else Restore(odd.path, data)
+        yield Finding("record", odd.path, None, f"the record {odd.path} {odd.why}", RESTORED if fix else NOTHING, fix)
     told = picture.revisions | {file.job.revision for file in picture.files if file.job is not None}
     for number in sorted(number for number in told if number > known.revision):
         path = naming.revision_directory(number)

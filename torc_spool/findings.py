@@ -8,6 +8,7 @@ from torc_spool.picture import Event
 
 PARKED = "it is moved to lost+found/"
 ANEW = f"{PARKED}, and the job is made anew from the record where no other file of it is left"
+RESTORED = "what it held is put in its place, as its digest proves; what lies there is moved to lost+found/"
 NOTHING = "nothing: put it back from a copy of the spool"
 
 
@@ -55,6 +56,13 @@ class Resubmit(NamedTuple):
     path: str
 
 
+class Restore(NamedTuple):
+    """Put a record back of which it is known what it held. What lies in its place is moved to lost+found/."""
+
+    path: str
+    data: bytes
+
+
 class Close(NamedTuple):
     """Say in a runner's directory that it is dead, and that its record is lost; what is left of that is moved away."""
 
@@ -69,7 +77,7 @@ class Rewrite(NamedTuple):
     events: tuple[Event, ...]
 
 
-Fix = Park | Rename | Make | TakeBack | Anew | AnewAction | Resubmit | Close | Rewrite
+Fix = Park | Rename | Make | TakeBack | Anew | AnewAction | Resubmit | Restore | Close | Rewrite
 
 
 class Finding(NamedTuple):

@@ -13,6 +13,7 @@ from torc_spool.digest import Sum
 from torc_spool.errors import DamagedFile
 from torc_spool.model import Action, Job, Needs, Workflow
 from torc_spool.picture import Known, Odd
+from torc_spool.restore import restored
 from torc_spool.store import Store
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -44,7 +45,20 @@ def known_of(store: Store) -> Known:
         {action.number: action for action in acts},
         names,
         [Odd(path, why) for path, why in records.broken.items()],
+        _restored(store, records),
     )
+
+
+def _restored(store: Store, records: _Records) -> dict[str, bytes]:
+    """What of the broken can be told from the rest."""
+    whole = {name for name in records.digests if name not in records.broken}
+    verbatim = next((name for name in sorted(whole) if name.startswith("spec.")), None)
+    found = {}
+    for path in records.digests.keys() & records.broken.keys():
+        data = restored(store, path, records.digests[path], verbatim)
+        if data is not None:
+            found[path] = data
+    return found
 
 
 class _Records:
@@ -54,6 +68,7 @@ class _Records:
         self._root = root
         self._whole: dict[str, bytes] = {}
         self.broken: dict[str, str] = {}
+        self.digests: dict[str, str] = {}  # of the records of the first definition, by name
 
     def check(self, directory: str) -> set[str]:
         """Hold the files of a directory against the digests in its workflow.json; returns the names that it has."""
@@ -63,6 +78,8 @@ class _Records:
         except _UNREADABLE as error:
             self.broken[f"{directory}workflow.json"] = f"is no workflow's JSON ({error})"
             digests = {}
+        if not directory:
+            self.digests = {name: digest for name, digest in digests.items() if os.path.basename(name) == name}
         for name, digest in digests.items():
             if os.path.basename(name) == name:
                 content = self._read(f"{directory}{name}")

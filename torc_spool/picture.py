@@ -87,7 +87,8 @@ class Known(NamedTuple):
     needs: dict[int, set[Needs]]  # that a job has, or had in an earlier definition
     actions: dict[int, Action]
     records: dict[str, set[str]]  # by directory ("" or that of a revision), the names of the records in it
-    broken: list[Odd]  # records that are not as they were written: nothing can make them again
+    broken: list[Odd]  # records that are not as they were written
+    restored: dict[str, bytes]  # what those of these held of which that can be told
 
 
 class Picture(NamedTuple):

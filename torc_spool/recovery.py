@@ -300,6 +300,13 @@ def _write_lost(
         actor.record_lost(place, content, attempt)
 
 
+def check_known(store: Store, owners: Iterable[Owner], named: Collection[str]) -> None:
+    """Whoever is said to be dead has been here. Raises NotFound."""
+    unknown = set(named) - {owner.name for owner in owners}
+    if unknown:
+        raise NotFound(f"workflow {store.workflow.id} has no runner {', '.join(sorted(unknown))}")
+
+
 def recover(
     store: Store,
     born: Callable[[], Actor],
@@ -316,9 +323,7 @@ def recover(
     have been dealt with.
     """
     owners = scan(store, said_dead=said_dead, only_holders=only_holders, silent_s=silent_s, mine=mine, around=around)
-    unknown = set(said_dead) - {owner.name for owner in owners}
-    if unknown:
-        raise NotFound(f"workflow {store.workflow.id} has no runner {', '.join(sorted(unknown))}")
+    check_known(store, owners, said_dead)
     steps: list[Recovered] = []
     taken: list[Owner] = []
     refused: StorageError | None = None

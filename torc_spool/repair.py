@@ -1,6 +1,6 @@
 """Checks a workflow's directory, and mends it: looks, moves what is wrong out of the way, makes anew what is lost.
 
-`docs/spool-format.md` has the steps (p1 to p5). Every round begins with a fresh look, so that a repair that was cut
+`docs/spool-format.md` has the steps (p1 to p8). Every round begins with a fresh look, so that a repair that was cut
 short is gone on with by saying it again.
 """
 
@@ -17,7 +17,20 @@ from torc_spool.actor import Actor, identity, new_name
 from torc_spool.check import check
 from torc_spool.contents import encode
 from torc_spool.errors import StorageError, UsageError
-from torc_spool.findings import Anew, AnewAction, Close, Finding, Fix, Make, Park, Rename, Resubmit, Rewrite, TakeBack
+from torc_spool.findings import (
+    Anew,
+    AnewAction,
+    Close,
+    Finding,
+    Fix,
+    Make,
+    Park,
+    Rename,
+    Restore,
+    Resubmit,
+    Rewrite,
+    TakeBack,
+)
 from torc_spool.model import RunnerEnd, Status
 from torc_spool.naming import ActionName
 from torc_spool.recovery import Owner
@@ -81,7 +94,7 @@ def repair(store: Store) -> Mended:
     finally:
         with suppress(StorageError):
             actor.retire()
-    if store.exists() and not any(each.kind == "record" for each in told):
+    if store.exists() and not any(each.kind == "record" and each.fix is None for each in told):
         Settler(store).settle()
     left = look(store)
     still = {_key(each) for each in left}
@@ -173,7 +186,13 @@ class _Repair:
         return bool(recovery.dead(others))
 
     def _apply(self, fixes: list[Fix]) -> None:
-        """First what lies in the way, then what the dead hold; what is lost only when there was nothing else."""
+        """The records first, since all else is held against them. Then what lies in the way, then what the dead hold;
+        what is lost only when there was nothing else."""
+        records = [fix for fix in fixes if isinstance(fix, Restore)]
+        for record in records:
+            self._restore(record)
+        if records:
+            return
         lost = [fix for fix in fixes if isinstance(fix, Anew | AnewAction)]
         others = [fix for fix in fixes if not isinstance(fix, Anew | AnewAction)]
         for fix in others:
@@ -201,6 +220,11 @@ class _Repair:
             self._close(fix)
         elif isinstance(fix, Rewrite):
             self._rewrite(fix)
+
+    def _restore(self, fix: Restore) -> None:
+        """p8."""
+        _park(self._store, fix.path)
+        fsops.replace(self._root, fix.path, fix.data, self._store.file_mode)
 
     def _rename(self, fix: Rename) -> None:
         """p3: no move of the table, since what is put right is what no move has made."""

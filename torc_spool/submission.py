@@ -175,20 +175,25 @@ def _write_user_data(
     layout: Layout, user_data: Sequence[UserData], files: Mapping[str, str], directory_mode: int, file_mode: int
 ) -> Sum:
     fsops.make_directory(layout.user_data, directory_mode)
-    lines = bytearray()
     for datum in user_data:
-        file = files[datum.name]
-        fsops.create(layout.user_datum(file), encode(datum.data), file_mode)
-        lines += encode(
-            Datum(
-                name=datum.name,
-                file=file,
-                data=msgspec.Raw(encode(datum.data).strip()),
-                is_ephemeral=datum.is_ephemeral,
-            )
+        fsops.create(layout.user_datum(files[datum.name]), encode(datum.data), file_mode)
+    record = user_data_record(user_data, files)
+    fsops.create(layout.user_data_file, record, file_mode)
+    return Sum(record)
+
+
+def user_data_record(user_data: Sequence[UserData], files: Mapping[str, str]) -> bytes:
+    """What `user_data.jsonl` holds; `files` are their files by name."""
+    data = [
+        Datum(
+            name=datum.name,
+            file=files[datum.name],
+            data=msgspec.Raw(encode(datum.data).strip()),
+            is_ephemeral=datum.is_ephemeral,
         )
-    fsops.create(layout.user_data_file, bytes(lines), file_mode)
-    return Sum(bytes(lines))
+        for datum in user_data
+    ]
+    return b"".join(map(encode, data))
 
 
 def _write_actions(layout: Layout, actions: Iterable[Action], mode: int) -> Sum:
@@ -200,6 +205,13 @@ def _write_actions(layout: Layout, actions: Iterable[Action], mode: int) -> Sum:
     record = b"".join(line for _, line in lines)
     fsops.create(layout.actions_file, record, mode)
     return Sum(record)
+
+
+def job_records(layout: Layout, spec: WorkflowSpec) -> bytes:
+    """What `jobs.jsonl` holds of a workflow that lies there."""
+    files = naming.user_data_files(datum.name for datum in spec.user_data)
+    paths = {name: layout.user_datum(file) for name, file in files.items()}
+    return b"".join(encode(with_user_data(job, paths)) for job in spec.jobs)
 
 
 def _write_job(layout: Layout, job: Job, sort_method: str | None, mode: int) -> bytes:
