@@ -258,5 +258,9 @@ def test_a_backslash_in_the_output_directory_is_refused() -> None:
         sbatch.script(asked(), LAUNCH._replace(output_dir="/data/a\\b"))
 
 
+def test_the_name_of_an_allocation_is_one_that_squeue_finds_and_shows_in_columns() -> None:
+    assert LAUNCH._replace(scheduler="gpu,big é").job_name == "torc-spool-7-gpu_big__"
+
+
 def test_a_comment_of_ones_own_is_kept_before_the_key() -> None:
     assert '--comment="8 hours torc-spool:7:0123abcd"\n' in sbatch.script(asked(comment="8 hours"), LAUNCH)

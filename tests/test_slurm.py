@@ -298,9 +298,11 @@ def test_what_is_around_us_does_not_reach_the_allocation(lab: Lab, site: Site) -
     [("2:00", 120), ("1-00:00:00", 86_400), ("UNLIMITED", None), ("0:00", 0), ("INVALID", 0)],
 )
 def test_the_time_left_is_what_squeue_says(site: Site, answer: str, seconds: int | None) -> None:
-    site.command("squeue", f"echo '{answer}'")
-    assert slurm.seconds_left("80", site.environ()) == seconds
-    assert site.called("squeue") == ["--noheader\n--jobs=80\n--format=%L\n"]
+    site.command("squeue", f"printf '81 9:59\\n80 {answer}\\n'")  # an array, whose last task has its number
+    environ = {**site.environ(), "SQUEUE_PARTITION": "debug"}
+    assert slurm.seconds_left("80", environ) == seconds
+    assert site.called("squeue") == ["--noheader\n--jobs=80\n--format=%A %L\n"]
+    assert "SQUEUE_PARTITION" not in site.called("squeue", "environ")[0]
 
 
 def test_who_does_not_answer_in_time_is_given_up(site: Site) -> None:

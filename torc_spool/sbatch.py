@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torc_spool import naming
 from torc_spool.errors import SpecError
 
 DEFAULT_WALLTIME = "01:00:00"
@@ -71,7 +72,8 @@ class Launch(NamedTuple):
 
     @property
     def job_name(self) -> str:
-        return f"torc-spool-{self.workflow_id}-{self.scheduler}"
+        """By which it is asked for in Slurm, where a comma parts names and columns are as wide as bytes are many."""
+        return f"torc-spool-{self.workflow_id}-{naming.slugify(self.scheduler)}"
 
     @property
     def mark(self) -> str:

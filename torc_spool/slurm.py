@@ -107,8 +107,11 @@ def hint(said: str) -> str | None:
 
 def seconds_left(job_id: str, environ: Mapping[str, str] = os.environ) -> int | None:
     """How long an allocation may still run; None where it has no limit. Raises SlurmError."""
-    words = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%L"]
-    answer = call(words, environ=environ, timeout_s=QUERY_TIMEOUT_S).strip()
+    words = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%A %L"]
+    lines = call(words, environ=environ, timeout_s=QUERY_TIMEOUT_S).splitlines()
+    # the number of an array's last task is that of the whole array, and squeue shows them all
+    answer = next((line for line in lines if line.split()[:1] == [job_id]), "\n".join(lines))
+    answer = answer.strip().removeprefix(f"{job_id} ")
     if answer.upper() in ("UNLIMITED", "NOT_SET"):
         return None
     try:
@@ -129,12 +132,15 @@ def call(
 ) -> str:
     """What a command of Slurm prints. Raises SlurmError when it is not there, fails, or does not answer in time."""
     command = words[0]
+    own = (
+        () if command == "sbatch" else (f"{command.upper()}_",)
+    )  # a person's SQUEUE_PARTITION is not for our questions
     try:
         done = subprocess.run(
             words,
             input=stdin.encode(errors="surrogateescape"),
             capture_output=True,
-            env=dict(environ),
+            env={name: value for name, value in environ.items() if not name.startswith(own)},
             timeout=timeout_s,
             check=False,
             preexec_fn=children.dying_with_parent() if dies_with_us else None,

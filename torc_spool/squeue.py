@@ -77,8 +77,6 @@ def ask(
     those that it has forgotten `sacct` is asked, which may be absent.
     """
     told = {**environ, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
-    for name in [name for name in told if name.startswith(("SQUEUE_", "SACCT_"))]:
-        del told[name]
     where = [f"--clusters={cluster}"] if cluster else []
     listed = ",".join(sorted(job_ids, key=int))
     columns = ",".join(f"{name}:{width}" for name, width in _COLUMNS)
@@ -228,5 +226,4 @@ def cancel(
 ) -> None:
     """scancel. One that has ended meanwhile is no mistake to Slurm. Raises SlurmError."""
     words = ["scancel", *(["--state=PENDING"] if only_pending else []), *([f"--clusters={cluster}"] if cluster else [])]
-    told = {name: value for name, value in environ.items() if not name.startswith("SCANCEL_")}
-    slurm.call([*words, *job_ids], environ=told, timeout_s=slurm.QUERY_TIMEOUT_S)
+    slurm.call([*words, *job_ids], environ=environ, timeout_s=slurm.QUERY_TIMEOUT_S)
