@@ -6,7 +6,7 @@ import click
 
 from torc_spool import changes, report
 from torc_spool.model import Status
-from torc_spool.spool import command
+from torc_spool.spool import nobody_works
 
 from .common import WORKFLOW, CommonCommand, CommonGroup, State, clean, show_fields, show_json, show_table
 
@@ -17,7 +17,8 @@ from .common import WORKFLOW, CommonCommand, CommonGroup, State, clean, show_fie
 def status(state: State, workflow_id: int) -> None:
     """Show how a workflow stands: jobs by state, and its runners."""
     spool = state.spool()
-    row = report.status(spool.open(workflow_id))
+    store = spool.open(workflow_id)
+    row = report.status(store)
     if state.json:
         show_json(row)
         return
@@ -41,8 +42,7 @@ def status(state: State, workflow_id: int) -> None:
         where = f"see torc-spool sick-hosts list {row['id']}"
         click.echo(f"sick host {clean(sick['host'])}: {clean(sick['reason'])}; {where}")
     if not row["finished"] and not any(runner["state"] in ("alive", "silent") for runner in row["runners"]):
-        hint = command(spool.path, f"run {row['id']}")
-        click.echo(f"no runner is at work; start one with: {clean(hint)}")
+        click.echo(clean(nobody_works(store, spool.path)))
 
 
 @click.group(cls=CommonGroup)

@@ -193,6 +193,12 @@ def test_allocations_that_only_runners_tell_of_are_shown(lab: Lab, site: Site) -
     assert (row["runners"], row["jobs"]["running"]) == ([{"name": runner, "state": "alive"}], 1)
     assert len(site.called("squeue")) == 1
     assert "24:00:09" in lab.torc("slurm", "status", 1).stdout
+    path = lab.root() / "runners" / runner / "runner.json"  # in the shell of salloc, beside one that was submitted
+    path.write_text(json.dumps({**json.loads(path.read_text()), "slurm_node": None}))
+    lab.torc("slurm", "schedule-nodes", 1)
+    assert [row["state"] for row in lab.torc("slurm", "status", 1, "-f", "json").json] == ["unknown", "RUNNING"]
+    lab.torc("recover", 1, "--dead", runner)
+    assert [len(row["runners"]) for row in lab.torc("slurm", "status", 1, "-f", "json").json] == [0, 1]
 
 
 def test_canceling_a_workflow_cancels_its_allocations_pending_ones_first(lab: Lab, site: Site) -> None:

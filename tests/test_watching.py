@@ -27,6 +27,9 @@ def test_a_watch_that_only_looks_reports_what_would_help(lab: Lab) -> None:
     early = lab.torc("watch", 1, "--timeout", 0, "-f", "json", code=4)
     assert (early.json["finished"], early.json["exit_code"]) == (False, 4)
     assert "no runner is at work; start one with" in early.stderr
+    lab.submit("true", slurm_schedulers=SMALL)
+    idle = lab.torc("watch", 2, "--timeout", 0, code=4).stderr
+    assert ": torc-spool run 2, or in allocations: torc-spool slurm schedule-nodes 2\n" in idle
     lab.run(1, code=1)
     done = lab.torc("watch", 1, code=1)
     assert "2 jobs: 1 completed, 1 failed" in done.stdout

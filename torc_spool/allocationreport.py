@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from torc_spool import allocations, evidence, fsops, naming, recovery, report, sbatch, squeue
+from torc_spool import allocations, fsops, naming, recovery, report, sbatch, squeue
 from torc_spool.errors import SlurmError, SpecError, StorageError
 from torc_spool.model import Allocation, RunnerRecord, Status
 from torc_spool.report import Row
@@ -20,10 +20,12 @@ def status(store: Store, inquiry: Inquiry | None = None) -> tuple[list[Row], Slu
     """A row for each allocation that was asked for, or that a runner was in; and why Slurm told nothing."""
     inquiry = inquiry or Inquiry()
     recorded = {allocation.job_id: allocation for allocation in allocations.recorded(store)}
+    taken = list(recovery.taken_owners(store))
+    records = [*_records(store), *(owner.record for owner in taken if owner.record is not None)]
     wanted = {_number(each, []) for each in recorded.values()}
-    wanted |= {found for each in _records(store) if (found := evidence.number(each)) is not None}
-    inquiry.about(wanted)  # one call for all, that the scan asks no more
-    owners = [*recovery.scan(store, inquiry=inquiry), *recovery.taken_owners(store)]
+    wanted |= {Number(each.slurm_job_id, each.slurm_cluster) for each in records if each.slurm_job_id is not None}
+    inquiry.about({each for each in wanted if naming.is_allocation(each.job_id)})  # one call for all, also for the scan
+    owners = [*recovery.scan(store, inquiry=inquiry), *taken]
     runners: dict[str, list[recovery.Owner]] = {job_id: [] for job_id in recorded}
     for owner in owners:
         if owner.record is not None and owner.record.kind == "runner" and owner.record.slurm_job_id is not None:

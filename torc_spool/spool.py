@@ -25,6 +25,15 @@ def command(spool_path: str, words: str) -> str:
     return f"torc-spool {words}" if same else f"torc-spool --spool {shlex.quote(spool_path)} {words}"
 
 
+def nobody_works(store: Store, spool_path: str) -> str:
+    """What to say, and to do, when no runner is at work."""
+    workflow = store.workflow
+    said = f"no runner is at work; start one with: {command(spool_path, f'run {workflow.id}')}"
+    if workflow.schedulers:
+        said += f", or in allocations: {command(spool_path, f'slurm schedule-nodes {workflow.id}')}"
+    return said
+
+
 class Found(NamedTuple):
     """A workflow's directory in a spool."""
 

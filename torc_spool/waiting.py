@@ -10,7 +10,7 @@ from torc_spool import report
 from torc_spool.errors import NotFound
 from torc_spool.pace import Pace
 from torc_spool.report import Row
-from torc_spool.spool import command
+from torc_spool.spool import nobody_works
 from torc_spool.store import Store
 
 FIRST_POLL_S = 0.1
@@ -37,7 +37,7 @@ def wait(
         if not store.exists():
             raise NotFound(f"workflow {store.workflow.id} was deleted")
         if not told and not any(runner["state"] == "alive" for runner in row["runners"]):
-            tell(f"no runner is at work; start one with: {command(spool_path, f'run {store.workflow.id}')}")
+            tell(nobody_works(store, spool_path))
             told = True
         if time.monotonic() >= ends_at:
             return row

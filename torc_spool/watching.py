@@ -21,7 +21,7 @@ from torc_spool.pace import Pace
 from torc_spool.remedies import Terms
 from torc_spool.report import Row
 from torc_spool.select import ReadyQueue
-from torc_spool.spool import command
+from torc_spool.spool import nobody_works
 from torc_spool.store import Store
 
 FIRST_POLL_S = 0.5
@@ -123,9 +123,7 @@ class _Rounds:
 
     def _nobody_works(self, row: Row) -> None:
         if self._help is None or not self._store.workflow.schedulers or not slurm.is_here():
-            self._once(
-                f"no runner is at work; start one with: {command(self._spool_path, f'run {self._store.workflow.id}')}"
-            )
+            self._once(nobody_works(self._store, self._spool_path))
             return
         if time.monotonic() >= self._ask_at:
             count = self._help.num_allocations
