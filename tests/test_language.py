@@ -243,6 +243,12 @@ def test_stdio_may_stand_in_execution_config() -> None:
     assert read(execution_config={"stdio": "none"}).notes == ()
 
 
+def test_a_scheduler_that_no_allocation_can_have_is_noted() -> None:
+    wrong = [{"name": "a", "gres": "gpu:1", "gpus": 2}, {"name": "b", "mem": "1G"}]
+    (note,) = read(slurm_schedulers=wrong).notes
+    assert note.startswith("slurm_schedulers: a: gres and gpus both ask for GPUs; leave one out; no allocation can be")
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

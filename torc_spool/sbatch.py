@@ -254,7 +254,7 @@ def _option_name(field: str, where: str) -> str:
     if name in _OURS:
         raise SpecError(f"{field} cannot be given: {_OURS[name]}", where=where)
     if not _OPTION.fullmatch(name):
-        raise SpecError(f"{field!r} is not a long option of sbatch; leave out the dashes before it", where=where)
+        raise SpecError(f"{field!r} is not a long option of sbatch; write mail_type for --mail-type", where=where)
     return name
 
 

@@ -19,7 +19,7 @@ from torc_spool.quantities import MAX_RUNTIME_S, parse_duration, parse_memory
 from torc_spool.specactions import read_actions
 from torc_spool.specexpand import check_shared, with_variables
 from torc_spool.specjobs import Shared, read_datasets, read_files, read_jobs, read_user_data
-from torc_spool.specnotes import kept, notes
+from torc_spool.specnotes import kept, notes, of_schedulers
 from torc_spool.specparts import (
     read_env,
     read_handlers,
@@ -126,6 +126,7 @@ def _workflow(document: Any) -> WorkflowSpec:
     )
     jobs = read_jobs(record.jobs, shared)
     actions = read_actions(record.actions, {job.name: job.id for job in jobs}, scheduler_names)
+    slurm_defaults = read_slurm_defaults(record.slurm_defaults)
     return WorkflowSpec(
         name=record.name,
         jobs=jobs,
@@ -139,10 +140,10 @@ def _workflow(document: Any) -> WorkflowSpec:
         stdio=_stdio(record),
         failure_handlers=handlers,
         schedulers=schedulers,
-        slurm_defaults=read_slurm_defaults(record.slurm_defaults),
+        slurm_defaults=slurm_defaults,
         jobs_sort_method=None if record.jobs_sort_method == "none" else record.jobs_sort_method,
         settings=kept(record),
-        notes=notes(record, jobs, user_data),
+        notes=notes(record, jobs, user_data) + of_schedulers(schedulers, slurm_defaults),
     )
 
 

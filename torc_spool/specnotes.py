@@ -5,9 +5,11 @@ A field that is acted on from now on loses its line here, and its row in docs/sp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torc_spool import sbatch
+from torc_spool.errors import SpecError
 from torc_spool.model import Job, UserData
 from torc_spool.specactions import OF_JOBS
 from torc_spool.specrecords import WorkflowRecord
@@ -75,6 +77,17 @@ def notes(
     ):
         said.append("actions: only schedule_nodes is about allocations; what run_commands says of them is left out")
     return tuple(said)
+
+
+def of_schedulers(schedulers: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those for which no allocation can be asked: their jobs need none where a person starts the runners."""
+    said = []
+    for scheduler in schedulers:
+        try:
+            sbatch.options(scheduler, defaults)
+        except SpecError as error:
+            said.append(f"{error}; no allocation can be asked for as it stands")
+    return tuple(dict.fromkeys(said))
 
 
 def _is_stdio_alone(field: str, record: WorkflowRecord) -> bool:
