@@ -118,6 +118,16 @@ def test_a_circle_through_files_names_the_file() -> None:
     assert "a because its input_files has the file 'raw', an output of b" in sentence
 
 
+def test_stages_that_wait_for_each_other_too_often_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = [
+        row("one_{i}", parameters={"i": "1:3"}),
+        row("two_{i}", parameters={"i": "1:3"}, depends_on_regexes=["^one_", "_1$"]),
+    ]
+    assert waits(read(*stages))["two_2"] == ["one_1", "one_2", "one_3", "two_1"]
+    monkeypatch.setattr("torc_spool.dataflow.MAX_WAITS", 8)
+    assert "jobs: wait for each other more than 8 times; let one job wait for a whole stage" in refused(*stages)
+
+
 # -- datasets
 
 

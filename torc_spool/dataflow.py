@@ -19,6 +19,7 @@ from torc_spool.matching import Names
 from torc_spool.model import Job
 from torc_spool.specrecords import JobRecord
 
+MAX_WAITS = 50_000_000  # of all jobs together: some hundred megabytes
 _CYCLE_SHOWN = 20
 _WRITTEN = re.compile(r"\$\{(files|user_data|datasets)\.(input|output)\.([^}]*)\}")
 _BEGINNING = re.compile(r"\$\{(?:files|user_data|datasets)\.")
@@ -76,6 +77,7 @@ class Dataflow:
         self._ids = {job.name: number for number, job in enumerate(jobs, start=1)}
         self._paths, self._dataset_paths = files, datasets or {}
         self._job_names = Names(self._ids, "jobs")
+        self._found_ids: dict[str, dict[int, None]] = {}  # by expression
         self._files = Names(files, "files")
         self._user_data = Names(user_data, "user_data")
         self._datasets = Names(self._dataset_paths, "datasets")
@@ -94,6 +96,7 @@ class Dataflow:
         data_makers = self._makers([each.data for each in ends], None, "user data")
         set_makers = self._makers_of_datasets([each.sets for each in ends])
         flows = []
+        total = 0
         for id_, (job, (of_files, of_data, of_sets)) in enumerate(zip(self._jobs, ends, strict=True), start=1):
             waits = self._explicit(id_, job)
             if of_files is not None:
@@ -103,6 +106,13 @@ class Dataflow:
             if of_sets is not None:
                 for name in of_sets.inputs:
                     waits.update(set_makers.get(self._dataset_keys[name], {}))
+            total += len(waits)
+            if total > MAX_WAITS:
+                raise SpecError(
+                    f"wait for each other more than {MAX_WAITS} times; let one job wait for a whole stage, "
+                    "and the next stage for that job",
+                    where="jobs",
+                )
             flows.append(self._flow(waits, of_files, of_data, of_sets))
         self._refuse_cycle([flow.depends_on for flow in flows], ends)
         return flows
@@ -143,7 +153,12 @@ class Dataflow:
             found = self._job_names.found(pattern, where)
             if found == [job.name]:
                 raise SpecError(f"{quote(pattern)} is found in no other job's name; correct or remove it", where=where)
-            waits.update((self._ids[name], None) for name in found if name != job.name)
+            ids = self._found_ids.get(pattern)
+            if ids is None:
+                ids = self._found_ids[pattern] = {self._ids[name]: None for name in found}
+            waits.update(ids)
+        if job.depends_on_regexes:
+            waits.pop(id_, None)
         return waits
 
     # -- by files and user data -----------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torc_spool.plan import plan as stages_of
 from torc_spool.quantities import format_duration
 from torc_spool.siteprofile import Partition
 from torc_spool.slurmplan import Group, Stage, Terms, Wanted, slurm_time
-from torc_spool.specexpand import expand, with_variables
+from torc_spool.specexpand import Common, expand, with_variables
 from torc_spool.specfile import read_document
 from torc_spool.specread import read_record
 from torc_spool.specrecords import JobRecord
@@ -146,12 +146,12 @@ def _clear(document: dict[str, Any], *, overwrite: bool) -> None:
 def _items(document: dict[str, Any], parsed: WorkflowSpec) -> list[_Item]:
     stage_of = {job.id: stage.number for stage in stages_of(parsed.jobs).stages for job in stage.jobs}
     jobs = iter(parsed.jobs)
-    shared: Mapping[str, Any] = document.get("parameters") or {}
+    common = Common(document.get("parameters") or {}, document.get("parameters_file"))
     items = []
     for number, given in enumerate(document["jobs"], start=1):
         record = read_record(JobRecord, given, partial(place, "job", number, given))
         wanted = []
-        for one in expand([record], shared, "job"):
+        for one in expand([record], common, "job"):
             job = next(jobs)
             wanted.append(Wanted(job.id, job.name, one.resource_requirements, job.resources, stage_of[job.id]))
         items.append(_Item(given, tuple(wanted)))

@@ -125,9 +125,14 @@ def substitute_data(data: Any, values: Mapping[str, Value]) -> Any:
     return data
 
 
-def _values_of(name: str, given: object) -> list[Value]:
+def check_parameter(name: str) -> None:
+    """Raises SpecError for what is no name of a parameter."""
     if not _NAME.fullmatch(name):
         raise SpecError(f"{quote(name)} is no name of a parameter; it is made of letters, digits, _ and -", where=name)
+
+
+def _values_of(name: str, given: object) -> list[Value]:
+    check_parameter(name)
     try:
         return parse_values(given)
     except SpecError as error:
@@ -154,7 +159,7 @@ def _parse_text(text: str) -> list[Value]:
         return list(_parse_list(text))
     parts = [part.strip() for part in text.split(":")]
     if len(parts) == 1 or not _NUMBER.fullmatch(parts[0]):
-        return [_word(text)]
+        return [word(text)]
     if len(parts) > 3 or not all(map(_NUMBER.fullmatch, parts)):
         raise SpecError(f"{quote(text)} is no range; write first:last or first:last:step in numbers, or ['{text}']")
     return _parse_range(text, parts)
@@ -192,11 +197,11 @@ def _parse_list(text: str) -> Iterator[Value]:
         if bare is not None and not bare:
             raise SpecError(f"the list {quote(text)} has an empty value; remove a comma, or write ''")
         quoted = single if single is not None else double
-        yield _word(bare) if bare is not None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
+        yield word(bare) if bare is not None else re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
         at = match.end()
 
 
-def _word(text: str) -> Value:
+def word(text: str) -> Value:
     """A number where it looks like one, else text."""
     if _INTEGER.fullmatch(text):
         return int(text)

@@ -17,7 +17,7 @@ from torc_spool.errors import SpecError
 from torc_spool.model import Job, Resources, Stdio, WorkflowSpec
 from torc_spool.quantities import MAX_RUNTIME_S, parse_duration, parse_memory
 from torc_spool.specactions import read_actions
-from torc_spool.specexpand import check_shared, with_variables
+from torc_spool.specexpand import Common, check_shared, with_variables
 from torc_spool.specjobs import Shared, read_datasets, read_files, read_jobs, read_user_data
 from torc_spool.specnotes import kept, notes, of_schedulers
 from torc_spool.specparts import (
@@ -109,16 +109,17 @@ def _workflow(document: Any) -> WorkflowSpec:
         raise SpecError("is empty; a workflow has at least a name and jobs")
     record = read_record(WorkflowRecord, with_variables(document), lambda: None)
     _check_head(record)
-    check_shared(record.parameters)
+    common = Common(record.parameters, record.parameters_file)
+    check_shared(common)
     requirements = read_requirements(record.resource_requirements)
     schedulers = read_schedulers(record.slurm_schedulers)
     handlers = read_handlers(record.failure_handlers)
-    user_data = read_user_data(record.user_data, record.parameters)
+    user_data = read_user_data(record.user_data, common)
     scheduler_names = {str(scheduler["name"]) for scheduler in schedulers}
     shared = Shared(
-        parameters=record.parameters,
-        files=read_files(record.files, record.parameters),
-        datasets=read_datasets(record.datasets, record.parameters),
+        common=common,
+        files=read_files(record.files, common),
+        datasets=read_datasets(record.datasets, common),
         user_data={datum.name: None for datum in user_data},
         requirements=requirements,
         schedulers=scheduler_names,

@@ -12,8 +12,9 @@ import msgspec
 
 from torc_spool.complaints import check_name, join_where, listed, place, quote, refuse_unknown, show
 from torc_spool.errors import SpecError
-from torc_spool.parameters import compile_template, expansions, substitute_data
+from torc_spool.parameters import Value, compile_template, expansions, substitute_data
 from torc_spool.specrecords import Parameterised
+from torc_spool.tables import rows, with_lists
 
 R = TypeVar("R", bound=Parameterised)
 
@@ -31,7 +32,14 @@ UNITED = (
     "output_user_data",
     "output_user_data_regexes",
 )
-_OWN = ("parameters", "parameter_mode", "use_parameters")
+_OWN = ("parameters", "parameter_mode", "use_parameters", "parameters_file", "use_parameters_file")
+
+
+class Common(NamedTuple):
+    """What the workflow has for those that use it."""
+
+    parameters: Mapping[str, Any]
+    table: str | None = None  # its path
 
 
 class _Field(NamedTuple):
@@ -106,16 +114,20 @@ def _names_of_parameters(document: Mapping[str, Any]) -> Iterator[Collection[str
             yield parameters
 
 
-def check_shared(parameters: Mapping[str, Any]) -> None:
+def check_shared(common: Common) -> None:
     """The workflow's own parameters have values, also those that nobody uses. Raises SpecError."""
-    for name, given in parameters.items():
+    if common.table is not None:
+        if common.parameters:
+            raise SpecError("is given, and parameters too; give one of them", where="parameters_file")
+        _rows(common.table, "parameters_file")
+    for name, given in common.parameters.items():
         try:
-            expansions({name: given})
+            expansions(with_lists({name: given}))
         except SpecError as error:
             raise SpecError(error.message, where=join_where("parameters", error.where)) from error
 
 
-def expand(records: Sequence[R], shared: Mapping[str, Any], kind: str) -> list[R]:
+def expand(records: Sequence[R], shared: Common, kind: str) -> list[R]:
     """All that the records stand for, in their order. Raises SpecError; `kind` is what messages call one."""
     made: dict[str, R] = {}
     numbers: dict[str, int] = {}
@@ -132,15 +144,19 @@ def expand(records: Sequence[R], shared: Mapping[str, Any], kind: str) -> list[R
     return list(made.values())
 
 
-def _of_one(record: R, shared: Mapping[str, Any], kind: str, number: int) -> Sequence[R]:
-    if not record.parameters and not record.use_parameters:
+def _of_one(record: R, shared: Common, kind: str, number: int) -> Sequence[R]:
+    has_table = record.parameters_file is not None or record.use_parameters_file
+    if not record.parameters and not record.use_parameters and not has_table:
         return (record,)
     where = place(kind, number, {"name": record.name})
-    parameters = _parameters(record, shared, where)
-    try:
-        combinations = expansions(parameters, record.parameter_mode)
-    except SpecError as error:
-        raise SpecError(error.message, where=join_where(where, "parameters", error.where)) from error
+    if has_table:
+        combinations = _of_table(record, shared, where)
+    else:
+        parameters = _parameters(record, shared.parameters, where)
+        try:
+            combinations = expansions(with_lists(parameters), record.parameter_mode)
+        except SpecError as error:
+            raise SpecError(error.message, where=join_where(where, "parameters", error.where)) from error
     fields = _varying(record, frozenset(combinations[0]) if combinations else frozenset(), where)
     made: dict[str, R] = {}
     united: dict[str, _United] = {}
@@ -159,6 +175,28 @@ def _of_one(record: R, shared: Mapping[str, Any], kind: str, number: int) -> Seq
         lists = {field: list(union) for field, union in group.lists.items()}
         made[name] = msgspec.structs.replace(made[name], **lists)
     return list(made.values())
+
+
+def _of_table(record: Parameterised, shared: Common, where: str) -> list[dict[str, Value]]:
+    """A combination for each row of its own table, or of the workflow's."""
+    if record.parameters or record.use_parameters or record.parameter_mode != "product":
+        raise SpecError("has a table, and parameters too; give one of them", where=where)
+    if record.parameters_file is not None:
+        if record.use_parameters_file:
+            raise SpecError("has a parameters_file, and use_parameters_file too; give one of them", where=where)
+        return _rows(record.parameters_file, join_where(where, "parameters_file"))
+    if shared.table is None:
+        raise SpecError(
+            "the workflow has no parameters_file; give it one", where=join_where(where, "use_parameters_file")
+        )
+    return _rows(shared.table, "parameters_file")
+
+
+def _rows(path: str, where: str) -> list[dict[str, Value]]:
+    try:
+        return rows(path)
+    except SpecError as error:
+        raise SpecError(error.message, where=join_where(where, error.where)) from error
 
 
 def _parameters(record: Parameterised, shared: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torc_spool.complaints import check_command, check_kept, place, quote, refus
 from torc_spool.dataflow import Dataflow, Flow, with_paths
 from torc_spool.errors import SpecError
 from torc_spool.model import Job, Resources, Stdio, UserData
-from torc_spool.specexpand import expand
+from torc_spool.specexpand import Common, expand
 from torc_spool.specparts import read_env, read_stdio
 from torc_spool.specread import read_record
 from torc_spool.specrecords import DatasetRecord, FileRecord, JobRecord, UserDataRecord
@@ -21,7 +21,7 @@ _NO_RESOURCES = Resources()
 class Shared(NamedTuple):
     """What jobs refer to by name."""
 
-    parameters: Mapping[str, Any]
+    common: Common
     files: Mapping[str, str]  # paths by name
     datasets: Mapping[str, str]  # the same
     user_data: Collection[str]
@@ -30,33 +30,33 @@ class Shared(NamedTuple):
     handlers: Collection[str]
 
 
-def read_files(items: Sequence[Any], parameters: Mapping[str, Any]) -> dict[str, str]:
+def read_files(items: Sequence[Any], common: Common) -> dict[str, str]:
     """The paths of all files, by name."""
-    return _paths(FileRecord, items, parameters, "file")
+    return _paths(FileRecord, items, common, "file")
 
 
-def read_datasets(items: Sequence[Any], parameters: Mapping[str, Any]) -> dict[str, str]:
+def read_datasets(items: Sequence[Any], common: Common) -> dict[str, str]:
     """The paths of all datasets, by name."""
-    return _paths(DatasetRecord, items, parameters, "dataset")
+    return _paths(DatasetRecord, items, common, "dataset")
 
 
 def _paths(
-    cls: type[FileRecord] | type[DatasetRecord], items: Sequence[Any], parameters: Mapping[str, Any], kind: str
+    cls: type[FileRecord] | type[DatasetRecord], items: Sequence[Any], common: Common, kind: str
 ) -> dict[str, str]:
     records = [read_record(cls, item, partial(place, kind, number, item)) for number, item in enumerate(items, start=1)]
     paths = {}
-    for record in expand(records, parameters, kind):
+    for record in expand(records, common, kind):
         check_command(record.path, f"{kind} {quote(record.name)}: path", "path")
         paths[record.name] = record.path
     return paths
 
 
-def read_user_data(items: Sequence[Any], parameters: Mapping[str, Any]) -> tuple[UserData, ...]:
+def read_user_data(items: Sequence[Any], common: Common) -> tuple[UserData, ...]:
     records = [
         read_record(UserDataRecord, item, partial(place, "user data", number, item))
         for number, item in enumerate(items, start=1)
     ]
-    made = expand(records, parameters, "user data")
+    made = expand(records, common, "user data")
     for record in made:
         check_kept(record.data, f"user data {quote(record.name)}: data")
     return tuple(UserData(name=one.name, data=one.data, is_ephemeral=one.is_ephemeral) for one in made)
@@ -67,7 +67,7 @@ def read_jobs(items: Sequence[Any], shared: Shared) -> tuple[Job, ...]:
     given = [
         read_record(JobRecord, item, partial(place, "job", number, item)) for number, item in enumerate(items, start=1)
     ]
-    records = expand(given, shared.parameters, "job")
+    records = expand(given, shared.common, "job")
     flows = Dataflow(records, shared.files, shared.user_data, shared.datasets).flows()
     return tuple(_job(id_, *pair, shared) for id_, pair in enumerate(zip(records, flows, strict=True), start=1))
 

@@ -126,6 +126,8 @@ class Parameterised(SpecRecord, frozen=True, kw_only=True):
     parameters: Parameters = {}
     parameter_mode: ParameterMode = "product"
     use_parameters: ParameterNames = []
+    parameters_file: Text | None = None
+    use_parameters_file: Truth = False
 
 
 class WorkflowRecord(SpecRecord, frozen=True, kw_only=True):
@@ -139,6 +141,7 @@ class WorkflowRecord(SpecRecord, frozen=True, kw_only=True):
     metadata: Anything | None = None
     variables: Constants = {}  # which the text of all other fields has before they are read
     parameters: Parameters = {}
+    parameters_file: Text | None = None
     files: Records = []
     datasets: Records = []
     user_data: Records = []
