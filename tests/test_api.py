@@ -320,6 +320,8 @@ def test_workflows_are_found_again(spool: Spool) -> None:
         spool.workflow(3)
     with pytest.raises(UsageError, match="path is empty"):
         Spool("")
+    with pytest.raises(UsageError, match=r"give Workflow\.from_file\('flow.yaml'\)"):
+        spool.submit("flow.yaml")  # type: ignore[arg-type]
     spool.workflow(1).delete()
     with pytest.raises(NotFound):
         spool.workflow(1)

@@ -32,6 +32,13 @@ def asked(**fields: Any) -> dict[str, str | None]:
     return sbatch.options({"name": "gpu", **fields})
 
 
+def test_allocations_one_after_the_other_wait_for_those_of_their_name() -> None:
+    assert asked(serialize_allocations=True)["dependency"] == "singleton"
+    assert asked(serialize_allocations=False) == asked()
+    with pytest.raises(SpecError, match="both give --dependency"):
+        asked(dependency="afterok:1", serialize_allocations=True)
+
+
 def test_the_script_of_a_scheduler() -> None:
     scheduler = {
         "name": "gpu",

@@ -61,7 +61,7 @@ class Spool:
         What of it is not acted on is noted in the log. Raises SpecError when it is not valid, or when an input file
         that no job produces is not there, unless that is to be ignored; StorageError, UntrustedSpool.
         """
-        text, source = workflow.text(), workflow.source
+        text, source = _text_of(workflow), workflow.source
         parsed = specs.parse(text, source)
         try:
             workflow_id = self._spool.submit(
@@ -245,7 +245,7 @@ class SubmittedWorkflow:
         """
         wanted = None
         if workflow is not None:
-            text = workflow.text()
+            text = _text_of(workflow)
             wanted = (specs.parse(text, workflow.source), Verbatim(text, "spec.json", source=workflow.source))
         store = self._open(to_change=not dry_run)
         rows = reinitialize.reinitialize(store, wanted, by_content=by_content, dry_run=dry_run)
@@ -333,6 +333,13 @@ class SubmittedWorkflow:
         """An empty list of jobs means none of them; only None means all."""
         wanted = None if jobs is None else _words(jobs)
         return change(store, wanted or ()) if wanted is None or wanted else []
+
+
+def _text_of(workflow: object) -> bytes:
+    if not isinstance(workflow, Workflow):
+        given = f"Workflow.from_file({workflow!r})" if isinstance(workflow, str | os.PathLike) else "Workflow(...)"
+        raise UsageError(f"what is submitted must be a Workflow, not a {type(workflow).__name__}; give {given}")
+    return workflow.text()
 
 
 def _words(jobs: Names) -> list[str]:

@@ -237,6 +237,8 @@ def _read(fields: Mapping[str, Any], where: str) -> Options:
         if value is None or value is False:
             continue
         name = _option_name(str(field), where)
+        if name == "serialize-allocations" and value is True:  # Torc's: those of a scheduler have one name
+            name, value = "dependency", "singleton"
         if name in found:
             raise SpecError(f"{field} and another field both give --{name}; leave one out", where=where)
         if value is True:
