@@ -77,7 +77,8 @@ def commands(
 
 COMMANDS = [each for each in commands() if each[0] != ("doctor",)]  # it makes its directory where it is told to
 KNOWN = ("1", "2", "spec.json", "a", "b", "u", "gpu", "spool/1-flow")
-PATIENT = {"wait_for_new_jobs", "timeout", "follow"}  # asked to wait, they do
+PATIENT = {"wait_for_new_jobs", "timeout"}  # asked to wait, they do
+SHORT = ("0", "0.05", "1e-3", "-1", "nan", "x", "")
 
 
 @st.composite
@@ -90,9 +91,10 @@ def command_lines(draw: Callable[..., Any]) -> list[str]:
     for each in command.params:
         if isinstance(each, click.Argument):
             line += [draw(value) for _ in range(draw(st.integers(0, 2)) if each.nargs == -1 else 1)]
-    options = [each for each in command.params if isinstance(each, click.Option) and each.name not in PATIENT]
+    options = [each for each in command.params if isinstance(each, click.Option) and each.name != "follow"]
     for option in draw(st.lists(st.sampled_from(options), max_size=3)):
-        line += [draw(st.sampled_from(option.opts)), *([] if option.is_flag else [draw(value)])]
+        given = st.sampled_from(SHORT) if option.name in PATIENT else value
+        line += [draw(st.sampled_from(option.opts)), *([] if option.is_flag else [draw(given)])]
     return [*line, *(["--timeout", "0"] if words in (("wait",), ("watch",)) else [])]
 
 
@@ -131,6 +133,13 @@ def test_very_many_command_lines_end_well(place: Path, line: list[str], stdin: b
 def test_a_number_of_any_length_is_refused_by_a_sentence(place: Path, words: str) -> None:
     """`int` itself raises for more than 4300 digits."""
     assert call(words.replace("N", "9" * 5000).split(), place).code == 2
+
+
+def test_a_doctor_goes_where_words_lead_only_if_that_is_a_directory(place: Path) -> None:
+    fresh(place)
+    for word in {word for word in WORDS if not os.path.isdir(word.replace("\0", "")) or not word} - {"--"}:
+        assert call(["doctor", "--", word], place).code == 2, word
+    assert call(["doctor", "spool", "--peers", "2"], place).code == 2
 
 
 # -- what lies in a spool ------------------------------------------------------------------------------------------

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 
 import atheris
+import seeds
 
 with atheris.instrument_imports(include=["torc_spool"]):
-    from torc_spool import actor, allocation, contents, naming, quantities, sbatch, siteprofile, spec, squeue
+    from torc_spool import actor, allocation, contents, doctor, naming, quantities, sbatch, siteprofile, spec, squeue
     from torc_spool.errors import TorcSpoolError
 
 
@@ -56,7 +59,18 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "quantities": _quantities,
     "journal": actor.decode_journal,
     "job": lambda data: _job(data),
+    "workflow": lambda data: contents.decode_workflow(data, "workflow.json"),
+    "action": lambda data: contents.decode_action(data, "fuzz.json", 1),
+    "doctor": lambda data: _doctor(data),
 }
+
+
+def _doctor(data: bytes) -> None:
+    """What a doctor has kept, read back: within reason, or nothing."""
+    with tempfile.TemporaryDirectory() as directory:
+        pathlib.Path(directory, doctor.FILE).write_bytes(data)
+        found = doctor.settings(directory, user=os.geteuid())
+    assert found is None or (0 < found.poll_s < 3600 and 0 < found.lease_s < 1e6)
 
 
 def _job(data: bytes) -> None:
@@ -90,12 +104,16 @@ def main() -> int:
     # libFuzzer ends the process, so each target has one of its own
     if os.environ.get("TORC_SPOOL_FUZZ") == words[0]:
         limits = [f"-max_total_time={options.seconds}", "-timeout=30", "-verbosity=0"]
-        atheris.Setup([sys.argv[0], *limits], _one(words[0]))
+        atheris.Setup([sys.argv[0], *limits, os.environ["TORC_SPOOL_CORPUS"]], _one(words[0]))
         atheris.Fuzz()
     found = []
     for word in words:
-        command = [sys.executable, "-B", __file__, "--seconds", str(options.seconds), word]
-        done = subprocess.run(command, env={**os.environ, "TORC_SPOOL_FUZZ": word}, check=False)
+        with tempfile.TemporaryDirectory() as corpus:
+            for number, seed in enumerate(seeds.of(word)):
+                pathlib.Path(corpus, str(number)).write_bytes(seed)
+            command = [sys.executable, "-B", __file__, "--seconds", str(options.seconds), word]
+            told = {"TORC_SPOOL_FUZZ": word, "TORC_SPOOL_CORPUS": corpus}
+            done = subprocess.run(command, env={**os.environ, **told}, check=False)
         print(f"fuzz: {word}: {'nothing found' if done.returncode == 0 else 'FOUND SOMETHING'}", flush=True)
         found += [word] if done.returncode else []
     return 1 if found else 0
