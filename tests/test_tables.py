@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from spectools import names, read, refused, waits
 
-CSV = 'model, lr,note\nresnet,0.001,"a, b"\n\nvit,1e-4,007\n'
+CSV = 'model, lr,note\nresnet,0.001,"a,\nb"\n\nvit,1e-4,007\n'
 JSON = '[{"model": "resnet", "lr": 0.001, "note": null}, {"model": "vit", "lr": 1, "note": [true]}]'
 
 
@@ -48,7 +48,7 @@ def test_each_row_of_a_table_makes_one(here: Path) -> None:
         "all": ["test_resnet", "test_vit"],
     }
     assert [job.command for job in spec.jobs] == [
-        *("echo a, b resnet", "echo 7 vit", "echo null", "echo [true]"),
+        *("echo a,\nb resnet", "echo 7 vit", "echo null", "echo [true]"),
         "true",
     ]
 

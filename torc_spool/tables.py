@@ -4,6 +4,7 @@ combination). Paths are relative to the directory of whoever reads the specifica
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -73,7 +74,7 @@ def _text(path: str) -> str:
 
 
 def _of_csv(path: str, text: str) -> Iterator[Row]:
-    reader = csv.reader(text.splitlines(), strict=True, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
         names = [name.strip() for name in next(reader, [])]
         if len(set(names)) < len(names):
