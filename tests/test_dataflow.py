@@ -102,10 +102,14 @@ def test_a_regex_does_not_find_what_is_at_the_jobs_other_end() -> None:
             [row("a", output_files=["raw"]), row("b", command="> ${files.output.raw}")],
             "job 'b': command: file 'raw' is an output of job 'a' too; one job alone may produce it",
         ),
+        (
+            [row("p_{d}", command="${files.input.of_{d}}", parameters={"d": ["a"]})],
+            "there is no 'of_a' among the files; did you mean 'of_{d}', which must have parameters too?",
+        ),
     ],
 )
 def test_files_that_are_refused(jobs: list[dict[str, Any]], expected: str) -> None:
-    assert expected in refused(*jobs, files=FILES)
+    assert expected in refused(*jobs, files=[*FILES, {"name": "of_{d}", "path": "{d}.csv"}])
 
 
 def test_a_circle_through_files_names_the_file() -> None:

@@ -184,7 +184,7 @@ def test_a_number_is_written_without_an_exponent(value: float, text: str) -> Non
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{name:03d}", "{name:03d} does not suit the text 'adam'"),
+        ("{name:03d}", "{name:03d} does not suit the text 'adam': it is for numbers"),
         ("{lr:d}", "{lr:d} does not suit the number 0.0001"),
         ("{i:99999d}", "it is wider than 9999"),
     ],

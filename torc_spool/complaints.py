@@ -119,6 +119,8 @@ def refuse_unknown(name: str, known: Collection[str], where: str, section: str) 
         hint = f"; {template[0]} is no parameter here: add it to the parameters, or write the name that is meant"
     else:
         hint = did_you_mean(name, known) or f"; define it under {section}, or correct the name"
+        if _TEMPLATE.search(hint):
+            hint = f"{hint[:-1]}, which must have parameters too?"
     raise SpecError(f"there is no {quote(name)} among the {section}{hint}", where=where)
 
 

@@ -216,6 +216,8 @@ def _written(value: Value, name: str, form: str) -> str:
     if isinstance(value, float) and value.is_integer() and form[-1] in "bcdoxX":
         value = int(value)
     try:
+        if isinstance(value, str) and form[-1] in "bcdeEfFgGoxXn%":
+            raise ValueError("it is for numbers")
         if any(int(digits) > _MAX_WIDTH for digits in re.findall("[0-9]+", form)):
             raise ValueError(f"it is wider than {_MAX_WIDTH}")
         return format(value, form)
