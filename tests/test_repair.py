@@ -330,6 +330,21 @@ def test_nothing_is_followed_through_a_symbolic_link_and_the_link_is_moved(
         assert contents(outside) == before, path
 
 
+def test_what_has_ended_and_lost_its_name_gets_it_back_and_does_not_run_again(made: dict[str, str], base: Path) -> None:
+    spool = str(base / "spool")
+    tools.copy_tree(made["finished"], spool)
+    root = Path(root_of(spool))
+    before = {path: Path(root, path).read_bytes() for path in files(str(root)).values()}
+    ended = [path for path in sorted(before) if path.startswith(SHOWN)]
+    news = ("99999-000000001.1-c1g0n1m1t0-first.json", "note", "x.json", "999999-000000001.0-c1g0n1m1t0-first.json")
+    for path, new in zip(ended, itertools.cycle(news), strict=False):
+        os.rename(root / path, root / os.path.dirname(path) / f"{new}{len(path)}{path[-9:]}")
+    assert {finding.kind for finding in look(tools.open_workflow(spool))} == {"name"}
+    assert repair(tools.open_workflow(spool)).left == []
+    runs_to_its_end(spool)
+    assert {path: Path(root, path).read_bytes() for path in files(str(root)).values()} == before
+
+
 def test_actions_are_left_alone_when_their_record_is_broken(base: Path) -> None:
     """Nothing can be told of them then."""
     spool = str(base / "spool")

@@ -24,11 +24,10 @@ from torc_spool.findings import (
     Resubmit,
 )
 from torc_spool.graph import cycle
-from torc_spool.model import OUTCOMES, Attempt, Job, Status
+from torc_spool.model import OUTCOMES, RAN, Attempt, Job, Status
 from torc_spool.naming import JobName
 from torc_spool.picture import JobFile, Known, Picture
 
-_RAN = (Status.COMPLETED, Status.FAILED, Status.TERMINATED)
 _WAITING = (Status.BLOCKED, Status.READY, Status.HELD)
 
 
@@ -174,7 +173,7 @@ def _state(file: JobFile, job: Job) -> Iterator[Finding]:
     """Whether place, name and attempts tell the same."""
     last = job.attempts[-1] if job.attempts else None
     highest = last.attempt if last else 0
-    if file.status in _RAN:
+    if file.status in RAN:
         yield from _outcome(file, job, last)
     elif highest > file.name.attempt:
         what = f"{file.path} is named attempt {file.name.attempt}, and has had attempt {highest}"
@@ -222,7 +221,10 @@ def _named(file: JobFile, job: Job, record: Job, known: Known) -> Iterator[Findi
     if name.needs not in needs:
         right = right._replace(needs=record.resources.needs)
     right = right._replace(key=sortkeys.key(known.sort_method, right.needs))
-    if right != name:
+    if str(name) != file.filename:
+        what = f"{file.path} is named otherwise than a file of job {name.id} ({record.name}), whose result it holds"
+        yield _moved("name", file, what, file.directory, right)
+    elif right != name:
         parts = {"needs": name.needs, "slug": name.slug, "sort key": name.key}
         others = {"needs": right.needs, "slug": right.slug, "sort key": right.key}
         wrong = " and ".join(part for part in parts if parts[part] != others[part])

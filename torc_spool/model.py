@@ -31,6 +31,7 @@ class Status(enum.StrEnum):
 
 
 OUTCOMES = (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.TERMINATED)
+RAN = (Status.COMPLETED, Status.FAILED, Status.TERMINATED)
 UNSUCCESSFUL = (Status.FAILED, Status.CANCELED, Status.TERMINATED)
 
 

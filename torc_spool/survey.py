@@ -15,7 +15,7 @@ from torc_spool.actor import decode_journal
 from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
 from torc_spool.known import known_of
 from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES
-from torc_spool.model import OUTCOMES, Allocation, RunnerEnd, RunnerRecord, Status
+from torc_spool.model import OUTCOMES, RAN, Allocation, RunnerEnd, RunnerRecord, Status
 from torc_spool.picture import ActionFile, Event, JobFile, Odd, OwnerDirectory, Picture, Runner
 from torc_spool.store import Store
 from torc_spool.submission import IDS
@@ -38,6 +38,10 @@ def survey(store: Store) -> Picture:
     Raises StorageError.
     """
     return _Survey(store).take()
+
+
+class _Said(msgspec.Struct):
+    id: int
 
 
 class _Survey:
@@ -177,7 +181,11 @@ class _Survey:
                 name = naming.parse_job(filename)
             except BadName:
                 key = naming.aside_job_id(filename) if owned else None
-                if key is None:
+                held = self._with_result(directory, filename, status) if status in RAN else None
+                if held is not None:
+                    self._picture.seen.add(held.name.id)
+                    self._picture.files.append(held)
+                elif key is None:
                     self._foreign(path, _NOT_A_JOB)
                 else:
                     self._picture.aside.add(key[0])  # who makes a job anew holds the damaged file meanwhile
@@ -193,6 +201,24 @@ class _Survey:
                 continue
             if content is not None:
                 self._picture.files.append(JobFile(directory, filename, status, name, content.job))
+
+    def _with_result(self, directory: str, filename: str, status: Status) -> JobFile | None:
+        """A file that has no name of a job, but is one, and holds the result that its directory shows."""
+        path = f"{self._root}/{directory}/{filename}"
+        try:
+            found = fsops.look(path)
+            said = None if found is None else msgspec.json.decode(found.data, type=_Said).id
+            content = None if said is None else self._store.look_at_job(path, said)
+            if content is None or not content.job.attempts:
+                return None
+            job, last = content.job, content.job.attempts[-1]
+            if last.outcome != status or last.retry_rule is not None:
+                return None
+            needs = job.resources.needs
+            name = naming.job_name(priority=job.priority, job=job.id, needs=needs, name=job.name, attempt=last.attempt)
+            return JobFile(directory, filename, status, name, job)
+        except (DamagedFile, BadName, *_UNREADABLE):
+            return None
 
     # -- runners
 
