@@ -137,6 +137,16 @@ def test_a_person_performs_what_is_due(lab: Lab, site: FakeSlurm) -> None:
     assert (states(lab), recorded(lab)) == (["done"] * 3, ["101", "102", "103"])
 
 
+def test_what_slurm_has_refused_and_shows_as_failed_was_not_given(lab: Lab, site: FakeSlurm) -> None:
+    (site.base / "refuse").write_text("sbatch: error: Requested node configuration is not available\n")
+    shown = "s/^#SBATCH --comment=/101 BadConstraints /p"
+    site._command("squeue", f"sed -n '{shown}' {site.base}/script")
+    submit(lab, nodes())
+    call = ("slurm", "schedule-nodes", 1, "--actions")
+    assert "no node of that partition has so much" in lab.torc(*call, code=2, env=site.environ).sentence()
+    assert (recorded(lab), states(lab)) == ([], ["waiting"])
+
+
 def test_a_person_asks_later_for_the_rest_of_what_was_refused(lab: Lab, site: FakeSlurm) -> None:
     submit(lab, nodes(num_allocations=3))
     text = (site.bin / "sbatch").read_text()

@@ -72,7 +72,7 @@ def test_nodes_are_asked_for_when_none_are_left_and_once_whoever_is_killed(lab: 
     def queue(*rows: dict[str, object]) -> None:
         site.queue(*rows)
         shown = f'echo "$(<{lab.base}/queue)"'
-        site.command("squeue", f'case "$*" in *"%A %k"*) echo "$(<{marks})";; *) {shown};; esac')
+        site.command("squeue", f'case "$*" in *"%A %r %k"*) echo "$(<{marks})";; *) {shown};; esac')
 
     queue()
     marks.write_text(f"100 torc-spool:1:{key}\n")  # of a watch that was killed before it could note that

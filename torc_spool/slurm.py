@@ -15,6 +15,7 @@ from torc_spool.errors import SlurmError, SpecError
 
 SBATCH_TIMEOUT_S = 120.0  # a busy controller lets one wait
 QUERY_TIMEOUT_S = 30.0
+_REFUSED = "BadConstraints"  # the reason of what no node could ever run
 _SHOWN = 100  # characters of an answer that is not understood
 
 # what sbatch says, and what to do about it; the first that fits
@@ -86,9 +87,10 @@ def is_here(environ: Mapping[str, str] = os.environ) -> bool:
 def submitted(job_name: str, mark: str, environ: Mapping[str, str] = os.environ) -> list[str]:
     """The numbers of the allocations whose comment ends with a mark, oldest first. Raises SlurmError.
 
-    Slurm forgets what has ended after some minutes; accounting remembers it, where there is one.
+    Slurm forgets what has ended after some minutes; accounting remembers it, where there is one. What it has refused it
+    may show for a while, as if that had failed.
     """
-    queue = ["squeue", "--noheader", "--states=all", f"--name={job_name}", "--format=%A %k"]
+    queue = ["squeue", "--noheader", "--states=all", f"--name={job_name}", "--format=%A %r %k"]
     lines = call(queue, environ=environ, timeout_s=QUERY_TIMEOUT_S).splitlines()
     history = ["sacct", "--noheader", "--parsable2", "--allocations", f"--name={job_name}", "--starttime=now-30days"]
     with suppress(SlurmError):
@@ -96,7 +98,9 @@ def submitted(job_name: str, mark: str, environ: Mapping[str, str] = os.environ)
             [*history, "--delimiter= ", "--format=JobIDRaw,Comment"], environ=environ, timeout_s=QUERY_TIMEOUT_S
         )
         lines += answer.splitlines()
-    found = {words[0] for line in lines if len(words := line.split()) > 1 and words[-1] == mark}
+    found = {
+        words[0] for line in lines if len(words := line.split()) > 1 and words[-1] == mark and words[1] != _REFUSED
+    }
     return sorted((number for number in found if number.isdecimal()), key=int)
 
 
