@@ -64,7 +64,7 @@ class Around:
 def look(store: Store, name: str, mine: Actor | None = None) -> Owner:
     """One runner that holds something, without what Slurm says."""
     here, now = Here.now(), _Now(store, mine)
-    owner = _look_at(store, name, here, now, holds=True, is_said=False)
+    owner = _look_at(store, name, here, now, holds=True, is_said=False, known={})
     return _heed_silence(owner, here) if now.is_sure else owner
 
 
@@ -112,19 +112,21 @@ def scan(
 
 
 def _look_around(store: Store, around: Around, here: Here, now: _Now) -> Iterator[Owner]:
-    living = 0
+    living, host = 0, naming.runner_host(here.host)
     for name in crowd.ring(around.holders, around.own):
-        if living < crowd.WATCHED or _is_gone(name, here):
+        if living < crowd.WATCHED or _is_gone(name, host):
             owner = _look_at(store, name, here, now, holds=True, is_said=False, known=around.records)
             age, lease_s = owner.heartbeat_age_s, owner.record.lease_s if owner.record else 0.0
             living += owner.evidence is None and (not now.is_sure or (age is not None and age <= lease_s))
             yield owner
 
 
-def _is_gone(name: str, here: Here) -> bool:
+def _is_gone(name: str, here: str) -> bool:
     """Whether a name tells of a process of this host that is not there: no proof, but reason to look."""
+    if not name.startswith(here):
+        return False  # in a crowd nearly all are of other hosts
     host, pid, _ = name.rsplit("-", 2)
-    return host == naming.runner_host(here.host) and processes.start_time(int(pid)) is None
+    return host == here and processes.start_time(int(pid)) is None
 
 
 class _Now:
@@ -164,7 +166,9 @@ def _look_at(
     record, end = None if known is None else known.get(name), None
     try:
         if record is None:
-            record, end = store.runner_record(directory), store.runner_end(directory)
+            record = store.runner_record(directory)
+            # those that are known hold something, and whoever does has not ended
+            end = store.runner_end(directory) if known is None else None
     except StorageError:  # of one alone: nothing is known of it, and the others are not to wait for that
         record, end = None, None
     if record is not None and known is not None:

@@ -100,7 +100,7 @@ class ReadyQueue:
                 self.foreign.append(entry)
             else:
                 bucket.entries.append(entry)
-                self._length += 1
+        self._length = sum(len(bucket.entries) for bucket in self._buckets.values())
 
     def __len__(self) -> int:
         return self._length

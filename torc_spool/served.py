@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -60,6 +61,7 @@ class Served:
         self._unsure: list[Pick] = []  # perhaps claimed: the filesystem refused, and did not say what it had done
         self.set_aside: list[str] = []  # what was set aside here, as sentences
         self._swept = False  # whether strays have been looked for
+        self._outcomes: tuple[float, dict[int, Status]] = (-math.inf, {})  # as they were listed last, and when
         self.finished = False  # whether every job had an outcome when we last looked
         self._directories = directories  # of the schedulers that it may claim from; None: all
         self._queue = ReadyQueue()
@@ -139,9 +141,9 @@ class Served:
         self._viewed = time.monotonic()
         self._view_cost = self._viewed - started
 
-    def _see(self, owners: Iterable[str]) -> None:
+    def _see(self, owners: Collection[str]) -> None:
         """Take in who else has directories here."""
-        self.others = sum(name != self.record.name for name in owners)
+        self.others = len(owners) - (self.record.name in owners)
         self.settler.is_alone = not self.others
         self.lock.spread_s = self.others / self._calls_per_s
 
@@ -364,12 +366,19 @@ class Served:
             self.set_aside_file(directory, name, "is not a job's file")
         found = {job: ended.outcome for job, ended in listed.ended.items()}
         self.finished = len(found) >= self.store.workflow.num_jobs
+        self._outcomes = (time.monotonic(), found)
         return found
+
+    def recent_outcomes(self) -> dict[int, Status]:
+        """Those of a moment ago, where they were listed then: `done/` may be the longest of all listings."""
+        listed, found = self._outcomes
+        return found if time.monotonic() - listed < VIEW_AGE_S else self.outcomes()
 
     def sweep_requests(self) -> None:
         """Every job has its outcome: wishes to cancel one are settled (X13)."""
-        ended = self.store.outcomes().ended
-        for cause in self.wishes()[0]:
+        cancels = self.wishes()[0]
+        ended = self.store.outcomes().ended if cancels else {}
+        for cause in cancels:
             if cause.id in ended and ended[cause.id].attempt >= cause.attempt:
                 self.obeyed(naming.Request(job=cause))
 

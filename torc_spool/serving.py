@@ -140,15 +140,18 @@ class Serving:
 
     def conclude(self, served: Served, offer: Offer) -> None:
         """Leave one workflow with its exit code, and with what is left of it for who has this to offer."""
-        outcomes = served.outcomes()
+        outcomes, left = served.recent_outcomes(), []
+        if len(outcomes) < served.store.workflow.num_jobs:
+            if not served.store.exists():
+                self.leave_deleted(served)
+                return
+            left = [self._unless_unread(served, each) for each in served.prospects.left(offer, served.actor)]
+            outcomes = outcomes if left else served.outcomes()  # the last of them have ended meanwhile
         if len(outcomes) >= served.store.workflow.num_jobs:
             served.sweep_requests()
             completed = all(outcome is Status.COMPLETED for outcome in outcomes.values())
             self._leave(served, errors.EXIT_OK if completed else errors.EXIT_JOBS_FAILED)
-        elif not served.store.exists():
-            self.leave_deleted(served)
         else:
-            left = [self._unless_unread(served, each) for each in served.prospects.left(offer, served.actor)]
             self.left += [(served.id, each) for each in left]
             is_well = self._options.leave_to_others and all(each.is_others for each in left)
             self._leave(served, errors.EXIT_OK if is_well else errors.EXIT_JOBS_LEFT)

@@ -97,7 +97,7 @@ class Store:
         root = self.layout.root
         parts = (*FIXED_DIRECTORIES, *(ACTION_DIRECTORIES if self.workflow.num_actions else ()))
         paths = [os.path.dirname(root), root, *(f"{root}/{part}" for part in parts)]
-        paths += [f"{self.layout.ready}/{name}" for name in self.ready_directories()]
+        paths += [f"{self.layout.ready}/{name}" for name in self.ready_directories() if name != naming.ANY_SCHEDULER]
         if self.revisions.number:
             paths.append(self.layout.revision(self.revisions.number))
         for path in paths:

@@ -14,6 +14,7 @@ from crowd import Figures, Scene, simulate
 from torc_spool.crowd import CALLS_PER_S
 
 _SHOWN = 14
+_BUSY = 5
 
 
 def main() -> int:
@@ -58,12 +59,18 @@ def told(scene: Scene, figures: Figures) -> list[str]:
         f"{crowd}; {scene.jobs} jobs of {scene.seconds:g} s; {server}; budget {scene.calls_per_s:g} calls/s",
         f"done: {figures.done} of {scene.jobs} in {took}; the last runner ended {figures.idle_end:.1f} s later",
         f"calls: {figures.calls}, {each}",
-        f"calls a second: at most {figures.peak}, {steady:.0f} on average {settled}",
+        f"calls a second: at most {figures.peak} ({_busiest(figures)}), {steady:.0f} on average {settled}",
     ]
     for phase, count in figures.phases.items():
         top = ", ".join(f"{number} {kind}" for kind, number in figures.kinds_in[phase].most_common(_SHOWN))
         lines.append(f"{phase}: {count / scene.runners:.1f} a runner: {top}")
     return lines
+
+
+def _busiest(figures: Figures) -> str:
+    """When most was asked: the busiest seconds and what they saw."""
+    seconds = sorted(range(len(figures.by_second)), key=figures.by_second.__getitem__, reverse=True)[:_BUSY]
+    return ", ".join(f"second {at}: {figures.by_second[at]}" for at in sorted(seconds))
 
 
 def _options() -> argparse.Namespace:

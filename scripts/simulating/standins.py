@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import math
@@ -17,13 +18,15 @@ from unittest import mock
 import filelock
 from world import World
 
-from torc_spool import children, fsops, processes, runner
+from torc_spool import children, fsops, naming, processes, runner
 from torc_spool.executor import Executor
 from torc_spool.model import Status
 from torc_spool.spawn import Order, Outcome
 
 _pids = itertools.count(1)
 _REAL = {"monotonic": time.monotonic, "time": time.time, "sleep": time.sleep}
+# what all processes read of the same names is read once: time for computing is not charged
+_PURE = ("job_id", "parse_job", "owners", "is_runner")
 _world: World | None = None
 
 
@@ -132,6 +135,7 @@ def installed(world: World) -> Iterator[None]:
         mock.patch.object(children, "set_subreaper", lambda: None),
         mock.patch.object(children, "close_on_exec_from", lambda _first: None),
         mock.patch.object(processes, "kill_marked", lambda *_arguments, **_options: 0),
+        *(mock.patch.object(naming, name, functools.cache(getattr(naming, name))) for name in _PURE),
         mock.patch.object(runner, "Executor", SimulatedExecutor),
         mock.patch.object(runner, "Wakeup", SimulatedWakeup),
         *_defaults(),

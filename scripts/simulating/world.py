@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +20,13 @@ class Killed(BaseException):
     """This process is no more: what it would still do has no effect."""
 
 
+def _closed() -> threading.Lock:
+    """A gate that whoever has the turn opens for the next one: a bare lock, the cheapest switch between threads."""
+    gate = threading.Lock()
+    gate.acquire()
+    return gate
+
+
 @dataclass(eq=False)
 class Process:
     """One simulated process."""
@@ -28,7 +34,7 @@ class Process:
     host: str
     clock: float
     action: Callable[[Process], None]
-    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    turn: threading.Lock = field(default_factory=_closed)
     phase: str = "birth"
     is_killed: bool = False
     calls: Counter[str] = field(default_factory=Counter)  # by phase
@@ -61,7 +67,7 @@ class World:
         self.by_kind_in: dict[str, Counter[str]] = {}
         self.last_result = start  # when a job was last shown as done
         self.last_first_claim = start  # when a runner last claimed its first job
-        self._root = root
+        self._root = f"{root}/"
         self._due: list[tuple[float, int, Process]] = []
         self._order = itertools.count()
         self._over = threading.Event()
@@ -111,9 +117,12 @@ class World:
         """Let the others go on until it is so late for the current process."""
         me = self.current
         assert me is not None
-        heapq.heappush(self._due, (at, next(self._order), me))
-        if self._pass_on() is not me:
-            me.turn.acquire()
+        if self._due and self._due[0][0] <= at:
+            heapq.heappush(self._due, (at, next(self._order), me))
+            if self._pass_on() is not me:
+                me.turn.acquire()
+        else:
+            self.now = max(self.now, at)
         me.clock = max(me.clock, at)
         if me.is_killed:
             raise Killed
@@ -152,10 +161,10 @@ class World:
         me.calls[me.phase] += 1
 
     def _kind(self, operation: str, path: str) -> str:
-        parts = os.path.relpath(path, self._root).split("/")
+        if not path.startswith(self._root):
+            return f"{operation} ." if f"{path}/" == self._root else f"{operation} (spool)"
+        parts = path[len(self._root) :].split("/")
         name = parts[-1]
-        if parts[0] == "..":
-            return f"{operation} (spool)"
         if name in ("runner.json", "heartbeat", "end.json", "journal", "lock"):
             return f"{operation} {name}"
         if parts[0] in ("pending", "running") and len(parts) > 1:
