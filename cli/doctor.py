@@ -96,6 +96,7 @@ def _text(found: Findings, verdict: Verdict) -> Iterator[str]:
     chosen = verdict.settings
     lock = "worth waiting for" if chosen.lock else "of no use"
     yield f"settings: idle runners look every {chosen.poll_s:g} s; the lock is {lock}; lease {chosen.lease_s:g} s"
+    yield f"budget: all runners of a workflow together ask {chosen.calls_per_s:g} calls a second"
 
 
 def _yes(value: bool | None) -> str:

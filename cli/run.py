@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from torc_spool import allocation, capacity, crowd
+from torc_spool import allocation, arrival, capacity, crowd, doctor
 from torc_spool import lease as leases
 from torc_spool.errors import EXIT_JOBS_FAILED, TorcSpoolError, UsageError
 from torc_spool.runner import Options, Result, Runner
@@ -129,12 +128,10 @@ def _time_limit(text: str | None) -> int | None:
 @click.option(
     "--calls-per-second",
     type=click.IntRange(1, 1_000_000),
-    default=crowd.CALLS_PER_S,
-    show_default=True,
     envvar="TORC_SPOOL_CALLS_PER_SECOND",
     metavar="N",
     help="What all runners of a workflow together may ask of the filesystem beside the steps of their jobs. Give it to "
-    "all of them; also by TORC_SPOOL_CALLS_PER_SECOND.",
+    f"all of them; also by TORC_SPOOL_CALLS_PER_SECOND.  [default: what a doctor has chosen, else {crowd.CALLS_PER_S}]",
 )
 @ignore_missing_data
 @HASH_INPUTS
@@ -158,7 +155,7 @@ def run(
     lease: float | None,
     sick_after: int | None,
     sick_within: float,
-    calls_per_second: int,
+    calls_per_second: int | None,
     ignore_missing_data: bool,
     hash_inputs: bool,
 ) -> int:
@@ -175,7 +172,8 @@ def run(
     asked_s = _time_limit(time_limit)
     lease_s = leases.DEFAULT_S if lease is None else leases.check(lease, "--lease")
     spool = state.spool()
-    time.sleep(crowd.turn_s(os.environ, calls_per_second))  # the time limit begins after it
+    budget = doctor.budget(spool.path, calls_per_second)
+    arrival.await_turn(spool.path, budget, tell=say)  # the time limit begins after it
     workflow_id = None if spec_or_id is None else workflow_or_spec(spool, spec_or_id)
     if spec_or_id is not None and workflow_id is None:
         from .submit import publish, read_spec  # reading specs is not what most runners are started for

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from spooltools import BROKEN, FULL, READS, Do, Fault, Hand, TornWrite, Wanted, 
 
 from torc_spool import actions, changes, fsops, mend, naming, processes, recovery, scheduling, sickhosts, userdata
 from torc_spool.actor import Actor, identity, new_name
+from torc_spool.arrival import await_turn
 from torc_spool.capacity import Capacity
 from torc_spool.errors import NotFound
 from torc_spool.model import Attempt, FailureHandler, Resources, Rule, Status, Stdio, Trigger, UserData
@@ -1471,6 +1473,26 @@ def test_the_crash_table_x23_x24_user_data_is_the_old_value_or_the_new_one(error
 
 def _update(store: Any) -> None:
     userdata.update(store, userdata.find(store, "a b"), b'{"new":2}')
+
+
+def test_the_crash_table_x44_a_mark_of_one_that_came_and_died_holds_up_nobody_for_long(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X44, m1."""
+    spool, now, slept = str(base / "spool"), time.time(), []
+    make_graph(spool)
+    monkeypatch.setattr(fsops, "is_network", lambda _path: True)
+    come = Fault(1, when=lambda operation, path: operation == "create" and "/.arrived-" in path, after=True)
+    assert tools.in_child(lambda: spool, lambda spool: await_turn(spool, lambda: 100, environ={}), come).how == "killed"
+    (mark,) = (name for name in os.listdir(spool) if naming.parse_arrival(name))
+    monkeypatch.setattr(time, "sleep", slept.append)
+    for later, waits, left in ((60, 1, [mark]), (700, 0, [])):
+        slept.clear()
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        await_turn(spool, lambda: 100, environ={})
+        assert len(slept) == waits
+        assert [name for name in os.listdir(spool) if naming.parse_arrival(name)] == left
+    check_invariants(root(spool))
 
 
 # -- a real runner

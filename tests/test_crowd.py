@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from spooltools import directory_in_memory
 from storetools import Tree, job, watched
 
-from torc_spool import crowd, owners, processes, select
+from torc_spool import arrival, crowd, fsops, naming, owners, processes, select
 from torc_spool.contents import encode
 from torc_spool.model import RunnerRecord
 from torc_spool.owners import Around
@@ -63,7 +64,70 @@ def test_a_ring_has_all_others_once() -> None:
     ],
 )
 def test_tasks_of_one_step_begin_one_after_the_other(environ: dict[str, str], seconds: float) -> None:
-    assert crowd.turn_s(environ, 500) == seconds
+    assert crowd.turn_s(crowd.rank(environ), 500) == seconds
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long runners that come to a spool on a network filesystem have waited."""
+    waits: list[float] = []
+    monkeypatch.setattr(fsops, "is_network", lambda _path: True)
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    return waits
+
+
+NOW = 1e9
+
+
+def came(spool: Path, seconds: float) -> str:
+    mark = naming.new_arrival(NOW + seconds)
+    (spool / mark).touch()
+    return mark
+
+
+def never() -> float:
+    pytest.fail("who does not wait has no need of the budget")
+
+
+def test_who_comes_alone_waits_for_nobody(tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    with watched(monkeypatch) as calls:
+        arrival.await_turn(str(tmp_path), never, environ={})
+    assert (slept, os.listdir(tmp_path)) == ([], [])
+    assert [operation for operation, _ in calls.made] == ["create", "list", "unlink"]
+
+
+def test_who_comes_with_others_lets_those_begin_that_came_before(tmp_path: Path, slept: list[float]) -> None:
+    others = {came(tmp_path, seconds) for seconds in (-500, -9, -0.5, 0.5, 60)}
+    told: list[str] = []
+    for budget in (500, 50):
+        arrival.await_turn(str(tmp_path), lambda budget=budget: budget, environ={}, tell=told.append)
+    assert slept == [3 * crowd.BEGIN_CALLS / 500, 3 * crowd.BEGIN_CALLS / 50]
+    assert told == ["3 runners start just before this one, which begins in 5 s"]
+    assert set(os.listdir(tmp_path)) == others
+
+
+def test_marks_of_the_dead_are_forgotten_and_removed(tmp_path: Path, slept: list[float]) -> None:
+    dead = {came(tmp_path, -4000 + number) for number in range(12)}
+    (tmp_path / f"{min(dead)}0").touch()  # foreign
+    (tmp_path / ".doctor.json").touch()
+    for _ in range(2):
+        arrival.await_turn(str(tmp_path), never, environ={})
+    assert slept == []
+    assert sorted(os.listdir(tmp_path)) == [f"{min(dead)}0", ".doctor.json"]
+
+
+def test_where_no_mark_can_be_made_a_runner_begins_at_once(tmp_path: Path, slept: list[float]) -> None:
+    arrival.await_turn(str(tmp_path / "none"), never, environ={})
+    arrival.await_turn(str(tmp_path / "none"), lambda: 500, environ={"SLURM_PROCID": "2"})
+    assert slept == [2 * crowd.BEGIN_CALLS / 500]
+
+
+def test_on_a_local_filesystem_no_mark_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsops, "is_network", lambda _path: False)
+    with watched(monkeypatch) as calls:
+        arrival.await_turn(str(tmp_path), never, environ={})
+    assert calls.made == []
 
 
 def test_a_pace_has_a_floor() -> None:
@@ -184,9 +248,10 @@ def simulate(simulating: Any, directory: str, **scene: Any) -> Any:
         return alone.submit(simulating.simulate, simulating.Scene(**scene), directory).result()
 
 
-def test_a_crowd_that_starts_at_once_stays_within_its_budget(simulating: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [True, False], ids=["one step of Slurm", "nobody tells them"])
+def test_a_crowd_that_starts_at_once_stays_within_its_budget(step: bool, simulating: object, tmp_path: Path) -> None:
     with directory_in_memory(tmp_path) as directory:
-        figures = simulate(simulating, str(directory), runners=40, jobs=80, calls_per_s=400)
+        figures = simulate(simulating, str(directory), runners=40, jobs=80, calls_per_s=400, step=step)
     assert figures.done == 80
     # the jobs' own steps come to the budget
     assert max(sum(figures.by_second[at : at + 5]) for at in range(len(figures.by_second))) <= 1.25 * 5 * 400

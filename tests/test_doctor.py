@@ -56,7 +56,7 @@ NFS = FINE._replace(filesystem="nfs4", network=True, hosts=("node1", "node2"), e
 def test_where_everything_holds_the_verdict_is_good() -> None:
     verdict = judge(FINE)
     assert (verdict.word, verdict.broken, verdict.notes) == ("good", [], [])
-    assert verdict.settings == (60.0, True, 240.0)
+    assert verdict.settings == (60.0, True, 240.0, 2000.0)
 
 
 @pytest.mark.parametrize(
@@ -107,15 +107,17 @@ def test_what_costs_only_speed_or_care_is_noted(change: dict[str, Any], said: st
 @pytest.mark.parametrize(
     ("found", "settings"),
     [
-        (NFS, (15.0, True, 240.0)),
-        (NFS._replace(events=True), (60.0, True, 240.0)),
-        (NFS._replace(list_s=0.002), (20.0, True, 240.0)),
-        (NFS._replace(list_s=1.0, lock_excludes=False, listing_late_s=40.0), (30.0, False, 280.0)),
+        (NFS, (15.0, True, 240.0, 2000.0)),
+        (NFS._replace(events=True), (60.0, True, 240.0, 2000.0)),
+        (NFS._replace(list_s=0.002), (20.0, True, 240.0, 2000.0)),
+        (NFS._replace(list_s=1.0, lock_excludes=False, listing_late_s=40.0), (30.0, False, 280.0, 2000.0)),
         # events of one node say nothing of those of another
-        (NFS._replace(events=True, hosts=("node1", "node1")), (15.0, True, 240.0)),
+        (NFS._replace(events=True, hosts=("node1", "node1")), (15.0, True, 240.0, 2000.0)),
+        (NFS._replace(create_per_s=700.4), (15.0, True, 240.0, 700.0)),
+        (NFS._replace(rename_per_s=9.0), (15.0, True, 240.0, 200.0)),
     ],
 )
-def test_settings_follow_from_the_findings(found: Findings, settings: tuple[float, bool, float]) -> None:
+def test_settings_follow_from_the_findings(found: Findings, settings: tuple[float, bool, float, float]) -> None:
     assert judge(found).settings == settings
 
 
@@ -327,13 +329,16 @@ def test_only_a_word_within_reason_and_of_the_same_user_counts(tmp_path: Path) -
     me = os.geteuid()
     assert doctor.settings(str(tmp_path), user=me) is None
     _keep(tmp_path, 20)
-    assert doctor.settings(str(tmp_path), user=me) == (20, True, 240)
+    assert doctor.settings(str(tmp_path), user=me) == (20, True, 240, 2000)
     assert doctor.settings(str(tmp_path), user=me + 1) is None
     for bad in (0, -1, 1e9, "often", None):
         _keep(tmp_path, bad)
         assert doctor.settings(str(tmp_path), user=me) is None
     _keep(tmp_path, 20, lease_s=100)  # shorter than what runners publish anyway
     assert doctor.settings(str(tmp_path), user=me) is None
+    for bad in (199, 2001):
+        _keep(tmp_path, 20, calls_per_s=bad)
+        assert doctor.settings(str(tmp_path), user=me) is None
     _keep(tmp_path, 20, version=2)
     assert doctor.settings(str(tmp_path), user=me) is None
     (tmp_path / doctor.FILE).write_bytes(b"\xff{")
@@ -375,6 +380,20 @@ def test_a_runner_heeds_the_lock_and_the_lease_too(lab: Lab, monkeypatch: pytest
     assert published(network=True) == (280, False)
     assert asked == []
     assert published(network=False) == (240, True)
+
+
+@pytest.mark.parametrize(("asked", "network", "budget"), [(None, True, 300), (500, True, 500), (None, False, 2000)])
+def test_a_runner_heeds_the_budget_unless_it_is_told_another(
+    asked: float | None, network: bool, budget: float, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.submit("true")
+    monkeypatch.setattr(fsops, "is_network", lambda _path: network)
+    _keep(lab.spool, 20, calls_per_s=300)
+    options = Options(Capacity(num_cpus=1, memory_mib=100), calls_per_s=asked)
+    runner = Runner(Spool(str(lab.spool)), options, workflow_id=1)
+    runner._open_workflows()
+    assert [served._calls_per_s for served in runner.served] == [budget]
+    assert doctor.budget(str(lab.spool), asked)() == budget
 
 
 def test_the_lease_is_never_shorter_than_what_runners_publish() -> None:

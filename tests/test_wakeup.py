@@ -208,6 +208,8 @@ def test_what_leaves_or_changes_wakes_nobody(directory: Path, wakeup: Counting) 
     (directory / "is written to").chmod(0o600)
     (directory / "is empty").rmdir()
     os.utime(directory / "is written to")
+    (directory / ".hidden").touch()
+    os.rename(directory / ".hidden", directory / ".hidden too")
     (directory / "new").touch()  # events of one directory come in order
     assert wait_until(wakeup, lambda: look() == {str(directory)})
     assert wakeup.pokes == 1

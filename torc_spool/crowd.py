@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 
 CALLS_PER_S = 2000  # of all runners of a workflow together, unless said otherwise
-BEGIN_CALLS = 70  # of a runner, from its start to its first job
+BEGIN_CALLS = 85  # of a runner, from its start to the first looks while its first job runs
 RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
 LOOK_CALLS = 15  # of an idle runner that looks whether there is something to do
 LOOKED_AT = 8  # so many others one looks at closely, to say what they do
@@ -25,12 +25,17 @@ def ring(names: Collection[str], own: str) -> list[str]:
     return after + others[: len(others) - len(after)]
 
 
-def turn_s(environ: Mapping[str, str], calls_per_s: float) -> float:
-    """How long a runner waits before it begins, where it is one of many that Slurm starts in one step at once."""
-    rank = environ.get("SLURM_PROCID", "")
-    if RUNNER_VARIABLE in environ or not re.fullmatch("[0-9]{1,7}", rank):
-        return 0.0  # what a job starts is no task of the step
-    return int(rank) * BEGIN_CALLS / calls_per_s
+def rank(environ: Mapping[str, str]) -> int:
+    """Which one a runner is of those that Slurm starts in one step at once, from 0; 0 where it is none of such."""
+    said = environ.get("SLURM_PROCID", "")
+    if RUNNER_VARIABLE in environ or not re.fullmatch("[0-9]{1,7}", said):
+        return 0  # what a job starts is no task of the step
+    return int(said)
+
+
+def turn_s(before: int, calls_per_s: float) -> float:
+    """How long a runner waits before it begins, where so many begin before it."""
+    return before * BEGIN_CALLS / calls_per_s
 
 
 def least_pause_s(others: int, calls_per_s: float) -> float:

@@ -6,12 +6,13 @@ runners go about it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
-from torc_spool import fsops, lease
+from torc_spool import crowd, fsops, lease
 from torc_spool.errors import DamagedFile, StorageError
 
 FILE = ".doctor.json"  # in the spool
@@ -26,6 +27,7 @@ _LATE_S, _TOO_LATE_S = 1.0, 60.0  # a listing
 _LONGEST_LEASE_S = 3600.0
 _CLOCK_S = 30.0
 _SLOW = 100.0  # calls a second
+_FEWEST_CALLS_PER_S = 200.0
 _FEW_BYTES, _FEW_INODES = 1 << 30, 10_000
 
 
@@ -64,6 +66,7 @@ class Settings(NamedTuple):
     poll_s: float  # an idle runner looks at least so often
     lock: bool  # whether waiting for the lock is worth anything
     lease_s: float  # a runner that is silent for so long may be dead
+    calls_per_s: float = crowd.CALLS_PER_S  # that all runners of a workflow together may ask beside their jobs' steps
 
 
 class Verdict(NamedTuple):
@@ -134,7 +137,16 @@ def _notes(found: Findings) -> Iterator[str]:
 
 def _settings(found: Findings) -> Settings:
     stale = max(_STALE_S, 2 * (found.listing_late_s or 0.0))
-    return Settings(_poll_s(found), bool(found.lock_excludes), 2 * (_HEARTBEAT_S + stale))
+    return Settings(_poll_s(found), bool(found.lock_excludes), 2 * (_HEARTBEAT_S + stale), _calls_per_s(found))
+
+
+def _calls_per_s(found: Findings) -> float:
+    """As many as one process had answered: all runners together shall be to the server what one busy program is.
+
+    Never more than the usual: what a server can do for many at once a single process does not see.
+    """
+    one = min(found.create_per_s, found.rename_per_s)
+    return float(round(min(crowd.CALLS_PER_S, max(_FEWEST_CALLS_PER_S, one))))
 
 
 def _poll_s(found: Findings) -> float:
@@ -175,15 +187,32 @@ def settings(spool: str, *, user: int) -> Settings | None:
         said = msgspec.json.decode(content.data, type=_Kept)
     except (DamagedFile, StorageError, msgspec.DecodeError, UnicodeDecodeError):
         return None
-    found = Settings(said.settings.poll_s, said.settings.lock, said.settings.lease_s)
+    found = Settings(*msgspec.structs.astuple(said.settings))
     within = SHORTEST_POLL_S <= found.poll_s <= LOCAL_POLL_S and lease.DEFAULT_S <= found.lease_s <= _LONGEST_LEASE_S
+    within = within and _FEWEST_CALLS_PER_S <= found.calls_per_s <= crowd.CALLS_PER_S
     return found if said.version == VERSION and within else None
+
+
+def calls_per_s(asked: float | None, chosen: Settings | None) -> float:
+    """How many calls a second all runners together may ask: what a person says, else what a doctor has chosen."""
+    return asked or (crowd.CALLS_PER_S if chosen is None else chosen.calls_per_s)
+
+
+def budget(spool: str, asked: float | None) -> Callable[[], float]:
+    """The same for a spool, of which a doctor's word counts on a network filesystem alone; looks only when called."""
+
+    def tell() -> float:
+        is_open = asked is None and fsops.is_network(spool)
+        return calls_per_s(asked, settings(spool, user=os.geteuid()) if is_open else None)
+
+    return tell
 
 
 class _KeptSettings(msgspec.Struct):
     poll_s: float
     lock: bool = True
     lease_s: float = lease.DEFAULT_S
+    calls_per_s: float = crowd.CALLS_PER_S
 
 
 class _Kept(msgspec.Struct):

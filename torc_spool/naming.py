@@ -35,6 +35,7 @@ _OWNER = r"([A-Za-z0-9_][A-Za-z0-9._-]{0,99}-[0-9]{1,10}-[0-9a-f]{8})"
 _RUNNER = re.compile(_OWNER)
 _TAKEN = re.compile(f"{_OWNER}~{_OWNER}")
 _ALLOCATION = re.compile(r"([1-9][0-9]{0,18})\.json")
+_ARRIVAL = re.compile(r"\.arrived-([0-9]{13})-[0-9a-f]{8}")
 _WHOLE = re.compile(r"0*[0-9]{1,18}")
 _REQUEST = re.compile(rf"cancel-{_ATTEMPT}|stop-{_OWNER}")
 _ACTION = re.compile(
@@ -172,6 +173,17 @@ def new_runner_name(host: str, pid: int) -> str:
 def runner_host(host: str) -> str:
     """How a host is called in the names of its runners."""
     return slugify(host, 100).rstrip("-") or "host"
+
+
+def new_arrival(now: float) -> str:
+    """The mark of a runner that comes, in the spool's directory: hidden, and in a listing in order of time."""
+    return f".arrived-{int(max(now, 0.0) * 1000):013d}-{os.urandom(4).hex()}"
+
+
+def parse_arrival(name: str) -> float | None:
+    """When a runner came, in seconds since the epoch by its own clock; None for what is no such mark."""
+    match = _ARRIVAL.fullmatch(name)
+    return int(match[1]) / 1000 if match else None
 
 
 def is_runner(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from torc_spool import crowd, lease
+from torc_spool import lease
 from torc_spool.capacity import Capacity
 from torc_spool.model import Status
 from torc_spool.served import Left
@@ -32,7 +32,7 @@ class Options(NamedTuple):
     leave_to_others: bool = False  # whether it is well that jobs are left that are others' to run
     sick_after: int | None = None  # jobs that fail at once, one after the other; None: the usual number, among others
     sick_within_s: float = SICK_WITHIN_S
-    calls_per_s: float = crowd.CALLS_PER_S  # that all runners of a workflow together may ask beside their jobs' steps
+    calls_per_s: float | None = None  # that all runners together may ask beside their jobs' steps; None: as chosen
     lease_s: float = lease.DEFAULT_S  # silent for so long it is dead for others; `lease.check` says what can be kept
 
 

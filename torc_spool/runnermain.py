@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from torc_spool import allocation, capacity
+from torc_spool import allocation, arrival, capacity, doctor
 from torc_spool import lease as leases
 from torc_spool.errors import TorcSpoolError
 from torc_spool.runner import Options, Runner
@@ -22,6 +22,7 @@ def main(given: str) -> int:
     request = json.loads(given)
     try:
         spool = Spool(request["spool"], allow_shared=request["allow_shared"])
+        arrival.await_turn(spool.path, doctor.budget(spool.path, None), tell=_say)
         options = _options(_settings(spool, request["workflow_id"]), **request["options"])
         runner = Runner(spool, options, workflow_id=request["workflow_id"], tell=_say)
         result = runner.run()

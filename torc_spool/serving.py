@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from torc_spool import actor as actors
-from torc_spool import errors, evidence, fsops, submission, userdata
+from torc_spool import doctor, errors, evidence, fsops, submission, userdata
 from torc_spool.doctor import Settings
 from torc_spool.errors import NotFound, StorageError, TorcSpoolError
 from torc_spool.executor import Executor
@@ -117,7 +117,9 @@ class Serving:
             num_nodes=capacity.num_nodes,
             memory_mib=capacity.memory_mib,
         )
-        served = Served(store, record, directories=directories, calls_per_s=options.calls_per_s)
+        served = Served(
+            store, record, directories=directories, calls_per_s=doctor.calls_per_s(options.calls_per_s, self._told)
+        )
         if self._told is not None and not self._told.lock:
             served.lock.forgo()
         return served

@@ -129,7 +129,8 @@ def _handler(tell: Callable[[], None]) -> Any:
 
     class Handler(FileSystemEventHandler):
         def on_any_event(self, event: FileSystemEvent) -> None:
-            if event.event_type in ("created", "moved"):
+            name = os.path.basename(os.fsdecode(event.dest_path or event.src_path))
+            if event.event_type in ("created", "moved") and not name.startswith("."):  # temporaries, marks
                 tell()
 
     return Handler()

@@ -7,7 +7,6 @@ import os
 import random
 import resource
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from standins import installed
 from world import Process, Server, World
 
 from torc_spool import naming
+from torc_spool.arrival import await_turn
 from torc_spool.capacity import Capacity
-from torc_spool.crowd import CALLS_PER_S, turn_s
+from torc_spool.crowd import CALLS_PER_S
 from torc_spool.model import Job, WorkflowSpec
 from torc_spool.runner import Options, Runner
 from torc_spool.spool import Spool
@@ -94,8 +94,8 @@ def simulate(scene: Scene, directory: str) -> Figures:
 
 def _runner(spool: str, scene: Scene, workflow: int, number: int) -> Callable[[Process], None]:
     def live(process: Process) -> None:
-        if scene.step:
-            time.sleep(turn_s({"SLURM_PROCID": str(number)}, scene.calls_per_s))
+        environ = {"SLURM_PROCID": str(number)} if scene.step else {}
+        await_turn(spool, lambda: scene.calls_per_s, environ=environ)
         options = Options(Capacity(scene.slots, 1 << 20), calls_per_s=scene.calls_per_s)
         runner = Runner(Spool(spool), options, workflow_id=workflow)
         original = runner.executor.turn
