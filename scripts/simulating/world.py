@@ -142,11 +142,8 @@ class World:
 
     def listed(self, path: str, names: int) -> None:
         """What the current process has listed was perhaps more than one answer can tell."""
-        me = self.current
-        if me is not None:
-            for _ in range(names // READDIR_NAMES):
-                me.clock = self.server.answer(me.clock)
-                self._count(me, self._kind("list", path))
+        for _ in range(names // READDIR_NAMES):
+            self.call("list", path)  # in its turn: who asked meanwhile is answered before
 
     def _count(self, me: Process, kind: str) -> None:
         if kind == "rename running/<runner>/<job>":
