@@ -13,6 +13,7 @@ SLOW = (
     "test_causes",
     "test_cli_language",
     "test_crowd",
+    "test_damage",
     "test_refusals",
     "test_remedies",
     "test_repair",
@@ -20,6 +21,7 @@ SLOW = (
     "test_run_actions",
     "test_schedule_nodes",
     "test_sick_hosts",
+    "test_tutorial",
     "test_watching",
 )
 """Modules of many real processes, or of very many small ones: together they take longer than all others."""

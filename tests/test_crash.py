@@ -1791,7 +1791,8 @@ def _ids_are(ids: list[int], count: int) -> None:
     assert len(set(ids)) == count, "I9"
 
 
-@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.slow] * ("anew" in each)) for each in PAIRS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAIRS)
 def test_another_operation_before_each_call(name: str, base: Path) -> None:
     """Whoever comes in between at any call: no job is lost or doubled, and no wish either."""
     pair = PAIRS[name]
