@@ -25,7 +25,7 @@ from spooltools import Do, Hand, Wanted
 from torc_spool import actions, changes, naming, revise
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.contents import encode
-from torc_spool.errors import TorcSpoolError
+from torc_spool.errors import TorcSpoolError, UsageError
 from torc_spool.model import OUTCOMES, Allocation, Status, Trigger, UserData
 from torc_spool.repair import look, repair
 from torc_spool.spool import Spool
@@ -325,7 +325,12 @@ def test_any_damage_is_found_and_mended_and_the_workflow_finishes(
         is_none = all(_is_none(harm, spool, before) for harm in counted) or _same(spool, before)
         assert found or is_none, "the damage was not found"
         kept = _contents(spool)
-        left = repair(store).left
+        try:
+            left = repair(store).left
+        except UsageError as error:  # by now another process has the number of one of whom nothing but the name is left
+            found_again = re.search(r"may live: \S+-(\d+)-[0-9a-f]{8}", str(error))
+            assert found_again and os.path.exists(f"/proc/{found_again[1]}"), error
+            return
         assert all(finding.kind in ("record", "spool") for finding in left), left
         gone = kept - _contents(spool)
         assert not gone, gone

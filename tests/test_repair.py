@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from spooltools import FULL, READS, Do, Fault, Hand, TornWrite, Wanted, check_invariants
 
 from torc_spool import changes, naming, processes
-from torc_spool.errors import UsageError
+from torc_spool.errors import DamagedFile, UntrustedSpool, UsageError
 from torc_spool.model import OUTCOMES, Status, Trigger
 from torc_spool.repair import look, repair
 from torc_spool.spool import Spool
@@ -323,11 +323,22 @@ def test_nothing_is_followed_through_a_symbolic_link_and_the_link_is_moved(
         before = contents(outside)
         (Path(root_of(spool)) / "foreign").touch()
         assert look(Spool(spool).open(1)), path
+        if path in LINKS[:5]:
+            with pytest.raises(UntrustedSpool, match="is a symbolic link; `fsck 1 --repair` mends that"):
+                Spool(spool).open_to_change(1)
         mended = repair(Spool(spool).open(1))
         assert mended.left == [], (path, mended)
         assert not link.is_symlink(), path
         runs_to_its_end(spool)
         assert contents(outside) == before, path
+
+
+def test_a_directory_that_is_gone_is_refused_with_what_mends_it(made: dict[str, str], base: Path) -> None:
+    spool = str(base / "spool")
+    tools.copy_tree(made["finished"], spool)
+    os.rmdir(f"{root_of(spool)}/held")
+    with pytest.raises(DamagedFile, match="held: is not there; `fsck 1 --repair` mends that"):
+        Spool(spool).open_to_change(1)
 
 
 def test_what_has_ended_and_lost_its_name_gets_it_back_and_does_not_run_again(made: dict[str, str], base: Path) -> None:

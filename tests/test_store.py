@@ -597,7 +597,7 @@ def test_a_job_of_another_user_is_not_run_unless_the_spool_is_shared(
 ) -> None:
     me = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
-    monkeypatch.setattr(fsops, "check_directory", lambda _path, shared: None)
+    monkeypatch.setattr(fsops, "check_directory", lambda _path, **_: None)
     looking, private, shared = tree.store(), tree.store(), tree.store(allow_shared=True)
     for each in (private, shared):
         each.check_trust()

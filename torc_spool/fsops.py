@@ -454,15 +454,18 @@ def sync_directory(path: str) -> None:
             os.close(descriptor)
 
 
-def check_directory(path: str, *, shared: bool) -> None:
-    """Refuse a directory that somebody else could have written to. Raises UntrustedSpool, StorageError."""
+def check_directory(path: str, *, shared: bool, instead: str | None = None) -> None:
+    """Refuse a directory that somebody else could have written to. Raises UntrustedSpool, StorageError.
+
+    `instead` is what to do about something else in its place.
+    """
     with _translated("look at", path):
         _call("stat", path)
         status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
-        raise UntrustedSpool(path, "is a symbolic link", "name the directory itself")
+        raise UntrustedSpool(path, "is a symbolic link", instead or "name the directory itself")
     if not stat.S_ISDIR(status.st_mode):
-        raise UntrustedSpool(path, "is not a directory", "name a directory")
+        raise UntrustedSpool(path, "is not a directory", instead or "name a directory")
     if shared:
         return
     if status.st_uid != os.geteuid():

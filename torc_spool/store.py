@@ -96,13 +96,24 @@ class Store:
         """
         root = self.layout.root
         parts = (*FIXED_DIRECTORIES, *(ACTION_DIRECTORIES if self.workflow.num_actions else ()))
-        paths = [os.path.dirname(root), root, *(f"{root}/{part}" for part in parts)]
+        for path in (os.path.dirname(root), root):
+            fsops.check_directory(path, shared=self.shared)
+        paths = [f"{root}/{part}" for part in parts]
         paths += [f"{self.layout.ready}/{name}" for name in self.ready_directories() if name != naming.ANY_SCHEDULER]
         if self.revisions.number:
             paths.append(self.layout.revision(self.revisions.number))
         for path in paths:
-            fsops.check_directory(path, shared=self.shared)
+            self._check_part(path)
         self._only_of = None if self.shared else os.geteuid()
+
+    def _check_part(self, path: str) -> None:
+        mend = f"`fsck {self.workflow.id} --repair` mends that"
+        try:
+            fsops.check_directory(path, shared=self.shared, instead=mend)
+        except StorageError as error:
+            if error.errno in fsops.GONE and fsops.entries(self.layout.root) is not None:
+                raise DamagedFile(path, f"is not there; {mend}") from error
+            raise
 
     def scheduler(self, named: str | None) -> dict[str, Any]:
         """A scheduler of the workflow, by its name or its number from 1; None: the only one. Raises NotFound."""
