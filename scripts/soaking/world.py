@@ -94,8 +94,10 @@ class World:
         self._ballast_until = None
 
     def is_at_rest(self, root: Path) -> bool:
-        """Whether no runner holds a directory of a workflow, and there is room, and will be."""
-        held = [each for state in ("pending", "running") for each in (root / state).iterdir()]
+        """Whether no runner that lives holds a directory of a workflow, and there is room, and will be."""
+        alive = [f"-{runner.pid}-" for runner in self.runners if runner.process.poll() is None]
+        names = [each.name for state in ("pending", "running") for each in (root / state).iterdir()]
+        held = any(pid in name for name in names for pid in alive)
         return self._ballast_until is None and not self._fill_is_due and not held
 
     # -- the runners ----------------------------------------------------------------------------------------
