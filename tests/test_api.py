@@ -512,6 +512,19 @@ def test_a_runner_is_stopped_at_the_end_of_its_block(
     assert any("SIGINT: jobs have 0 s to end" in line for line in said)
 
 
+def test_a_program_that_ignores_ctrl_c_can_stop_its_runner(spool: Spool, lab: Lab) -> None:
+    """As one does that a script has started with `&`."""
+    gate = lab.gate()
+    run = spool.submit(flow(gate.wait))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with run.start(num_cpus=1, grace=0) as runner:
+            gate.await_jobs("j1")
+        assert runner.wait().exit_code == 4
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_what_runners_say_is_logged_and_not_printed(
     spool: Spool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spooltools import Hand, Wanted
 
-from torc_spool import changes, fsops, lease, owners, recovery, repair
+from torc_spool import changes, fsops, lease, owners, processes, recovery, repair
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.errors import Fenced, StorageError, UsageError
 from torc_spool.evidence import Here, of_host, of_lease
@@ -256,6 +256,30 @@ def test_whose_heartbeat_is_refused_is_not_fenced_and_tries_again(store: Store, 
     with pytest.raises(StorageError):
         hand.actor.beat()
     assert recovery.scan(store, mine=hand.actor)[0].state == "alive"
+
+
+# -- whose taker dies too
+
+
+def test_a_lost_attempt_names_who_ran_it_though_its_taker_died_as_well(store: Store) -> None:
+    def run(hand: Hand) -> None:
+        hand.take("a")
+        hand.actor.note({"event": "start", "id": 1, "attempt": 1, "time": 5.0})
+
+    def take_half(hand: Hand) -> None:
+        fsops.fault = lambda operation, path: tools.die() if operation == "create" and "/running/" in path else None
+        hand.served.recover()
+
+    spool = os.path.dirname(store.layout.root)
+    first, second = tools.dead_runner(spool, run), tools.dead_runner(spool, take_half)
+    changes.recover(store)
+    place = store.locate(1)
+    assert place is not None and place.status is Status.READY
+    content = store.read_job(store.path(place), 1)
+    assert content is not None
+    (lost,) = content.job.attempts
+    assert (lost.runner, lost.host, lost.start_time) == (first, processes.host_name(), 5.0)
+    assert str(lost.evidence).startswith(f"{second} had taken it for dead, and died before it was through: process ")
 
 
 # -- who is declared dead before it has begun

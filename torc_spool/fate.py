@@ -61,6 +61,7 @@ def lost(
 ) -> Attempt | None:
     """The attempt that ended with its runner, with the evidence, who notes it (`by`), and what the runner's journal
     says of it. None where it is noted already."""
+    loss = _of_its_own_runner(loss, started)
     if content.job.attempts and content.job.attempts[-1].attempt >= place.name.attempt:
         return None
     stdout, stderr, gpus = (_text(started.get(name)) for name in ("stdout", "stderr", "gpus"))
@@ -82,6 +83,15 @@ def lost(
         gpus=gpus,
         **causes.stated(cause, content.job.resources),
     )
+
+
+def _of_its_own_runner(loss: Loss, started: Mapping[str, Any]) -> Loss:
+    """Who died last may only have taken the work of who ran the job, and not have come to the end of that."""
+    runner = _text(started.get("runner"))
+    if runner in (None, loss.runner):
+        return loss
+    evidence = f"{loss.runner} had taken it for dead, and died before it was through: {loss.evidence}"
+    return loss._replace(runner=runner, host=_text(started.get("host")), evidence=evidence)
 
 
 def _reason(content: Content, loss: Loss, outcome: Status | None) -> str:

@@ -6,6 +6,7 @@ Unknown means alive. The steps are numbered as in `docs/spool-format.md`.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -83,7 +84,7 @@ def finish_taking(actor: Actor, owner: Owner) -> list[Recovered]:
         _fence(actor, status, family, places)
     # only now: a runner that lives after all would take its killed jobs for failed ones, and record that
     _kill_left(family, store.workflow.id)
-    steps = _give_away(actor, owner, taking, _started(record))
+    steps = _give_away(actor, owner, taking, _started(store, record))
     for path in reversed(_unended(store, record)):  # the innermost first: an end hides those inside from who comes next
         taker = path.split("/")[-3]
         _write_end(actor, path, f"{taker} had taken it for dead, and died before it was through")
@@ -101,8 +102,8 @@ def _write_end(actor: Actor, record: str, evidence: str | None, decided: tuple[D
         raise StorageError("write", f"{record}/end.json", errno.ESTALE)
 
 
-def _started(record: str) -> dict[tuple[int, int], dict[str, Any]]:
-    """What the journals of the dead say of the attempts that they had started: when, and where the output is."""
+def _started(store: Store, record: str) -> dict[tuple[int, int], dict[str, Any]]:
+    """What the journals of the dead say of the attempts that they had started: who, when, and where the output is."""
     found: dict[tuple[int, int], dict[str, Any]] = {}
     stack = [record]
     while stack:
@@ -112,9 +113,17 @@ def _started(record: str) -> dict[tuple[int, int], dict[str, Any]]:
             for event in decode_journal(content.data) if content else ():
                 job, attempt = event.get("id"), event.get("attempt")
                 if event.get("event") == "start" and isinstance(job, int) and isinstance(attempt, int):
-                    found[job, attempt] = event
+                    found[job, attempt] = event | {
+                        "runner": os.path.basename(directory),
+                        "host": _host(store, directory),
+                    }
         stack += [f"{directory}/taken/{name}" for name in fsops.names(f"{directory}/taken")]
     return found
+
+
+def _host(store: Store, directory: str) -> str | None:
+    record = store.runner_record(directory)
+    return None if record is None else record.host
 
 
 def _family(store: Store, directory: str) -> dict[str, RunnerRecord | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -94,4 +95,6 @@ def _report(what: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    # by this signal the program stops us, and it may have been started with it ignored (`program &` in a script)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(sys.argv[1]))

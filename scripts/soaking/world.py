@@ -201,7 +201,17 @@ class World:
         """A command, to its end. One that the full disk refuses says so; a traceback is wrong."""
         command = [str(PROGRAM), "--spool", str(self.spool), *words]
         # a group of its own: Ctrl-C is meant for the soak
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, process_group=0)
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+        ) as process:
+            try:
+                said = process.communicate(timeout=TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        done = subprocess.CompletedProcess(command, process.returncode, *said)
+        if done.returncode and self.disk_was_full:
+            self.dead.add(process.pid)  # a recovery may have been cut short: who finishes it takes this one for dead
         if "Traceback" in done.stderr:
             self.wrong.append(f"{' '.join(words)} shows a traceback: {done.stderr}")
         return done
