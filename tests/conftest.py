@@ -21,14 +21,15 @@ SLOW = (
     "test_run_actions",
     "test_schedule_nodes",
     "test_sick_hosts",
+    "test_stress",
     "test_tutorial",
     "test_watching",
 )
 """Modules of many real processes, or of very many small ones: together they take longer than all others."""
 
 
-settings.register_profile("same", derandomize=True, database=None, deadline=None)
-settings.register_profile("random", deadline=None)
+settings.register_profile("same", max_examples=50, derandomize=True, database=None, deadline=None)
+settings.register_profile("random", max_examples=200, deadline=None)
 settings.load_profile("same")  # what passed once passes again; `--hypothesis-profile random` looks for more
 
 
