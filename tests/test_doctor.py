@@ -144,14 +144,19 @@ def _two_win_rename(_operation: str, path: str) -> None:
         Path(path).touch()  # whoever comes second finds it again
 
 
+def _is_raced_for(path: str, begin: str) -> bool:
+    directory, name = os.path.split(path)
+    return os.path.basename(directory) == "work" and name.startswith(begin)
+
+
 def _two_win_mkdir(_operation: str, path: str) -> None:
-    if "/work/mkdir-" in path:
+    if _is_raced_for(path, "mkdir-"):
         with contextlib.suppress(OSError):
             os.rmdir(path)
 
 
 def _two_win_create(_operation: str, path: str) -> None:
-    if "/work/create-" in path:
+    if _is_raced_for(path, "create-"):
         Path(path).unlink(missing_ok=True)
 
 
