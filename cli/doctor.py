@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import click
 
 from torc_spool import doctor as doctors
-from torc_spool import fsops, probes, report
+from torc_spool import fsops, probes, report, trust
 from torc_spool.doctor import Findings, Verdict
 from torc_spool.errors import EXIT_JOBS_FAILED, EXIT_OK, NotFound, UsageError
 
@@ -42,7 +42,7 @@ def doctor(state: State, directory: str, word: str | None, peers: int | None) ->
     path = os.path.abspath(directory)
     if not directory or fsops.entries(path) is None:
         raise NotFound(f"{directory or 'DIR is empty'}: there is no such directory; make it first")
-    fsops.check_directory(path, shared=state.allow_shared)
+    trust.check_directory(path, shared=state.allow_shared)
     found, first = _measure(path, word, peers)
     verdict = doctors.judge(found)
     if not first:

@@ -641,8 +641,8 @@ def without_syncs_and_searches() -> Iterator[None]:
     """The calls that take their time and change nothing here: bringing data to the disk, looking for processes."""
 
     def call(operation: str, path: str) -> None:
-        with fsops._translated("sync", path):
-            fsops._call(operation, path)
+        with fsops.translated("sync", path):
+            fsops.about_to(operation, path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fsops, "sync_filesystem", lambda path: call("sync", path))

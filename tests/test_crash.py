@@ -25,7 +25,19 @@ import pytest
 import spooltools as tools
 from spooltools import BROKEN, FULL, READS, Do, Fault, Hand, TornWrite, Wanted, check_invariants
 
-from torc_spool import actions, changes, fsops, mend, naming, processes, recovery, scheduling, sickhosts, userdata
+from torc_spool import (
+    actions,
+    changes,
+    fsops,
+    mend,
+    mounts,
+    naming,
+    processes,
+    recovery,
+    scheduling,
+    sickhosts,
+    userdata,
+)
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.arrival import await_turn
 from torc_spool.capacity import Capacity
@@ -1481,7 +1493,7 @@ def test_the_crash_table_x44_a_mark_of_one_that_came_and_died_holds_up_nobody_fo
     """X44, m1."""
     spool, now, slept = str(base / "spool"), time.time(), []
     make_graph(spool)
-    monkeypatch.setattr(fsops, "is_network", lambda _path: True)
+    monkeypatch.setattr(mounts, "is_network", lambda _path: True)
     come = Fault(1, when=lambda operation, path: operation == "create" and "/.arrived-" in path, after=True)
     assert tools.in_child(lambda: spool, lambda spool: await_turn(spool, lambda: 100, environ={}), come).how == "killed"
     (mark,) = (name for name in os.listdir(spool) if naming.parse_arrival(name))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from spooltools import directory_in_memory
 from storetools import Tree, job, watched
 
-from torc_spool import arrival, crowd, fsops, naming, owners, processes, select
+from torc_spool import arrival, crowd, mounts, naming, owners, processes, select
 from torc_spool.contents import encode
 from torc_spool.model import RunnerRecord
 from torc_spool.owners import Around
@@ -71,7 +71,7 @@ def test_tasks_of_one_step_begin_one_after_the_other(environ: dict[str, str], se
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long runners that come to a spool on a network filesystem have waited."""
     waits: list[float] = []
-    monkeypatch.setattr(fsops, "is_network", lambda _path: True)
+    monkeypatch.setattr(mounts, "is_network", lambda _path: True)
     monkeypatch.setattr(time, "sleep", waits.append)
     monkeypatch.setattr(time, "time", lambda: NOW)
     return waits
@@ -124,7 +124,7 @@ def test_where_no_mark_can_be_made_a_runner_begins_at_once(tmp_path: Path, slept
 
 
 def test_on_a_local_filesystem_no_mark_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsops, "is_network", lambda _path: False)
+    monkeypatch.setattr(mounts, "is_network", lambda _path: False)
     with watched(monkeypatch) as calls:
         arrival.await_turn(str(tmp_path), never, environ={})
     assert calls.made == []

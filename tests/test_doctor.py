@@ -14,7 +14,7 @@ import cliutil
 import pytest
 from cliutil import Lab
 
-from torc_spool import doctor, fsops, lease, naming, probes
+from torc_spool import doctor, fsops, lease, mounts, naming, probes
 from torc_spool import runner as runners
 from torc_spool.capacity import Capacity
 from torc_spool.doctor import Findings, judge
@@ -358,7 +358,7 @@ def test_a_runner_heeds_it_on_a_network_filesystem_alone(tmp_path: Path, monkeyp
         return Runner(Spool(str(tmp_path)), Options(Capacity(num_cpus=1, memory_mib=100)))._slowest
 
     for network, without, heeded in ((True, runners.NETWORK_POLL_S, 20.0), (False, *[runners.LOCAL_POLL_S] * 2)):
-        monkeypatch.setattr(fsops, "is_network", lambda _path, network=network: network)
+        monkeypatch.setattr(mounts, "is_network", lambda _path, network=network: network)
         (tmp_path / doctor.FILE).unlink(missing_ok=True)
         assert slowest() == without
         _keep(tmp_path, 20)
@@ -373,7 +373,7 @@ def test_a_runner_heeds_the_lock_and_the_lease_too(lab: Lab, monkeypatch: pytest
     monkeypatch.setattr(fsops, "open_lock", lambda path: asked.append(path) or open_lock(path))
 
     def published(network: bool) -> tuple[float, bool]:
-        monkeypatch.setattr(fsops, "is_network", lambda _path: network)
+        monkeypatch.setattr(mounts, "is_network", lambda _path: network)
         runner = Runner(Spool(str(lab.spool)), Options(Capacity(num_cpus=1, memory_mib=100)), workflow_id=1)
         runner._open_workflows()
         (served,) = runner.served
@@ -392,7 +392,7 @@ def test_a_runner_heeds_the_budget_unless_it_is_told_another(
     asked: float | None, network: bool, budget: float, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab.submit("true")
-    monkeypatch.setattr(fsops, "is_network", lambda _path: network)
+    monkeypatch.setattr(mounts, "is_network", lambda _path: network)
     _keep(lab.spool, 20, calls_per_s=300)
     options = Options(Capacity(num_cpus=1, memory_mib=100), calls_per_s=asked)
     runner = Runner(Spool(str(lab.spool)), options, workflow_id=1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from torc_spool import fsops
+from torc_spool import fsops, mounts, trust
 from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
 
 
@@ -100,8 +100,8 @@ CALLS: dict[str, tuple[str, Callable[[str], Any], dict[int, Any]]] = {
     "make_output_directory": ("mkdir", lambda d: fsops.make_output_directory(f"{d}/x/y"), {}),
     "sync_filesystem": ("sync", lambda d: fsops.sync_filesystem(d), {}),
     "sync_directory": ("fsync", lambda d: fsops.sync_directory(d), {}),
-    "check_directory": ("stat", lambda d: fsops.check_directory(d, shared=False), {}),
-    "is_network": ("stat", lambda d: fsops.is_network(d), dict.fromkeys(range(1, 134), True)),
+    "check_directory": ("stat", lambda d: trust.check_directory(d, shared=False), {}),
+    "is_network": ("stat", lambda d: mounts.is_network(d), dict.fromkeys(range(1, 134), True)),
 }
 ERRORS = {
     "gone": errno.ENOENT,
@@ -565,28 +565,28 @@ def test_a_lock_is_not_taken_through_a_link(a: Path) -> None:
 def test_a_directory_that_others_may_write_to_is_refused_unless_that_is_meant(
     change: Callable[[Path], Any], why: str, a: Path
 ) -> None:
-    fsops.check_directory(str(a), shared=False)
+    trust.check_directory(str(a), shared=False)
     change(a)
     with pytest.raises(UntrustedSpool, match=why):
-        fsops.check_directory(str(a), shared=False)
-    fsops.check_directory(str(a), shared=True)
+        trust.check_directory(str(a), shared=False)
+    trust.check_directory(str(a), shared=True)
 
 
 def test_a_directory_of_another_user_is_refused_unless_that_is_meant(a: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(UntrustedSpool, match=f"belongs to user {owner}, not to you"):
-        fsops.check_directory(str(a), shared=False)
-    fsops.check_directory(str(a), shared=True)
+        trust.check_directory(str(a), shared=False)
+    trust.check_directory(str(a), shared=True)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["private", "shared"])
 def test_a_link_or_a_file_in_the_place_of_a_directory_is_refused_in_any_case(shared: bool, a: Path) -> None:
     (a / "link").symlink_to(a)
     with pytest.raises(UntrustedSpool, match="is a symbolic link"):
-        fsops.check_directory(f"{a}/link", shared=shared)
+        trust.check_directory(f"{a}/link", shared=shared)
     with pytest.raises(UntrustedSpool, match="is not a directory"):
-        fsops.check_directory(f"{a}/f", shared=shared)
+        trust.check_directory(f"{a}/f", shared=shared)
 
 
 # --- syncs, and what kind of filesystem it is
@@ -629,7 +629,7 @@ def test_a_directory_that_could_not_be_synced_says_so(a: Path, monkeypatch: pyte
 
 
 @cases(
-    ("mounts", "network"),
+    ("table", "network"),
     {
         "on a local disk": ("/dev/sda / ext4 rw 0 0", False),
         "in memory": ("tmpfs {a} tmpfs rw 0 0", False),
@@ -642,12 +642,12 @@ def test_a_directory_that_could_not_be_synced_says_so(a: Path, monkeypatch: pyte
     },
 )
 def test_whether_events_of_other_hosts_are_seen(
-    mounts: str, network: bool, a: Path, monkeypatch: pytest.MonkeyPatch
+    table: str, network: bool, a: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = a / "mounts"
-    table.write_text(mounts.format(a=a, up=a.parent) + "\n" if mounts else "")
-    monkeypatch.setattr(fsops, "open", lambda _path, **options: table.open(**options), raising=False)
-    assert fsops.is_network(str(a)) == network
+    file = a / "mounts"
+    file.write_text(table.format(a=a, up=a.parent) + "\n" if table else "")
+    monkeypatch.setattr(mounts, "open", lambda _path, **options: file.open(**options), raising=False)
+    assert mounts.is_network(str(a)) == network
 
 
 def test_threads_that_create_one_file_agree_on_who_did(a: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from storetools import OWNER, TAKER, Tree, first_name, job, shown, watched
 
-from torc_spool import fsops, naming
+from torc_spool import fsops, naming, trust
 from torc_spool.contents import Content, encode, with_attempt
 from torc_spool.errors import DamagedFile, NotFound, StorageError, UntrustedSpool
 from torc_spool.graph import Ended, Verdict
@@ -597,7 +597,7 @@ def test_a_job_of_another_user_is_not_run_unless_the_spool_is_shared(
 ) -> None:
     me = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
-    monkeypatch.setattr(fsops, "check_directory", lambda _path, **_: None)
+    monkeypatch.setattr(trust, "check_directory", lambda _path, **_: None)
     looking, private, shared = tree.store(), tree.store(), tree.store(allow_shared=True)
     for each in (private, shared):
         each.check_trust()

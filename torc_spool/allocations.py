@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from torc_spool import fsops, naming, processes, sbatch, sickhosts, slurm, squeue
+from torc_spool import fsops, naming, processes, sbatch, sickhosts, slurm, squeue, trust
 from torc_spool.actor import user_name
 from torc_spool.contents import encode, read_record
 from torc_spool.errors import SlurmError, StorageError, UsageError
@@ -129,7 +129,7 @@ def make_directory(store: Store) -> None:
     """Where allocations are recorded; it is there from the first one on. Raises StorageError."""
     directory = store.layout.slurm
     fsops.make_directory(directory, store.directory_mode)
-    fsops.check_directory(directory, shared=store.shared)
+    trust.check_directory(directory, shared=store.shared)
 
 
 def record(store: Store, prepared: Prepared, job_id: str, cluster: str | None = None) -> Allocation:

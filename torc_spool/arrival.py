@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from torc_spool import crowd, fsops, naming
+from torc_spool import crowd, fsops, mounts, naming
 from torc_spool.errors import StorageError
 
 _FORGOTTEN_S = 600.0  # whoever left a mark that is older has most likely begun, or is dead
@@ -40,7 +40,7 @@ def await_turn(
             time.sleep(seconds)
 
     let_begin(crowd.rank(environ))
-    if not fsops.is_network(spool):
+    if not mounts.is_network(spool):
         return
     mark = naming.new_arrival(time.time())
     try:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from torc_spool import crowd, fsops, lease
+from torc_spool import crowd, fsops, lease, mounts
 from torc_spool.errors import DamagedFile, StorageError
 
 FILE = ".doctor.json"  # in the spool
@@ -202,7 +202,7 @@ def budget(spool: str, asked: float | None) -> Callable[[], float]:
     """The same for a spool, of which a doctor's word counts on a network filesystem alone; looks only when called."""
 
     def tell() -> float:
-        is_open = asked is None and fsops.is_network(spool)
+        is_open = asked is None and mounts.is_network(spool)
         return calls_per_s(asked, settings(spool, user=os.geteuid()) if is_open else None)
 
     return tell

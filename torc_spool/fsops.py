@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeVar
 
-from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
+from torc_spool.errors import DamagedFile, StorageError
 
 T = TypeVar("T")
 
@@ -31,7 +31,8 @@ fault: Callable[[str, str], None] | None = None
 """Called with (operation, path) before each call; tests set it to fail or to kill the process there."""
 
 
-def _call(operation: str, path: str) -> None:
+def about_to(operation: str, path: str) -> None:
+    """Said before each call with a path: it is counted, and tests may stop it."""
     calls[operation] += 1
     if fault is not None:
         fault(operation, path)
@@ -41,17 +42,18 @@ def _again(operation: str, path: str, call: Callable[[], T]) -> T:
     """One call, made again when it says ESTALE: so does a server of what is there when it has just come back."""
     for _ in range(_READS - 1):
         try:
-            _call(operation, path)
+            about_to(operation, path)
             return call()
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
-    _call(operation, path)
+    about_to(operation, path)
     return call()
 
 
 @contextmanager
-def _translated(operation: str, path: str) -> Iterator[None]:
+def translated(operation: str, path: str) -> Iterator[None]:
+    """Raises StorageError where the system refuses what is done inside."""
     try:
         yield
     except OSError as error:
@@ -90,7 +92,7 @@ def listed(path: str) -> Listed:
     """None of any kind where there is no such directory."""
     found = Listed([], [], [])
     try:
-        _call("list", path)
+        about_to("list", path)
         with os.scandir(path) as scan:
             for entry in scan:
                 if not entry.name.startswith("."):
@@ -132,7 +134,7 @@ def rename_directory(source: str, target: str) -> bool:
 def make_directory(path: str, mode: int = 0o755) -> bool:
     """False when the name exists. The mode is further cut by the umask."""
     try:
-        _call("mkdir", path)
+        about_to("mkdir", path)
         os.mkdir(path, mode)
     except FileExistsError:
         return False
@@ -144,7 +146,7 @@ def make_directory(path: str, mode: int = 0o755) -> bool:
 def remove_directory(path: str) -> bool:
     """False while it holds anything; True when it is gone, whoever removed it."""
     try:
-        _call("rmdir", path)
+        about_to("rmdir", path)
         os.rmdir(path)
     except OSError as error:
         if error.errno in _NOT_EMPTY:
@@ -157,7 +159,7 @@ def remove_directory(path: str) -> bool:
 def remove_file(path: str) -> bool:
     """False when it is gone already."""
     try:
-        _call("unlink", path)
+        about_to("unlink", path)
         os.unlink(path)
     except OSError as error:
         if error.errno in GONE:
@@ -170,8 +172,8 @@ def remove_tree(path: str) -> None:
     """Remove what nobody refers to any more (staging or trash). What is gone already is no error."""
     import shutil
 
-    with _translated("remove", path):
-        _call("rmtree", path)
+    with translated("remove", path):
+        about_to("rmtree", path)
         try:
             if not stat.S_ISDIR(os.lstat(path).st_mode):
                 os.unlink(path)  # rmtree would open it, and a pipe would let it wait for ever
@@ -192,7 +194,7 @@ def _raise_unless_gone(_function: object, _path: object, error: BaseException) -
 def create(path: str, data: bytes = b"", mode: int = 0o644) -> bool:
     """Make a new file with this content. False when the name exists; a file that could not be written is removed."""
     try:
-        _call("create", path)
+        about_to("create", path)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     except FileExistsError:
         return False
@@ -227,13 +229,13 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def write_all(descriptor: int, data: bytes, path: str) -> None:
     """Write to an open file of one's own; `path` is for the message. Raises StorageError."""
-    with _translated("write", path):
+    with translated("write", path):
         _write_all(descriptor, data)
 
 
 def close(descriptor: int, path: str) -> None:
     """Close a file that was written to; `path` is for the message. Raises StorageError."""
-    with _translated("write", path):
+    with translated("write", path):
         os.close(descriptor)
 
 
@@ -257,7 +259,7 @@ def replace(directory: str, name: str, data: bytes, mode: int = 0o644) -> bool:
 def link(source: str, target: str) -> bool:
     """Give a file a second name. False when that cannot be: the source is gone, the name exists, no hard links here."""
     try:
-        _call("link", source)
+        about_to("link", source)
         os.link(source, target)
     except OSError:
         return False
@@ -270,13 +272,13 @@ def overwrite(path: str, data: bytes) -> bool:
     False when it is gone, or has another name somewhere (a backup by hard links): it is left as it is then.
     """
     try:
-        _call("open", path)
+        about_to("open", path)
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in GONE:
             return False
         raise StorageError("open", path, error.errno) from error
-    with _translated("write", path):
+    with translated("write", path):
         try:
             if os.fstat(descriptor).st_nlink != 1:
                 return False
@@ -290,7 +292,7 @@ def overwrite(path: str, data: bytes) -> bool:
 def touch(path: str) -> bool:
     """Set the file's time to the filesystem's now. False when it is gone."""
     try:
-        _call("utime", path)
+        about_to("utime", path)
         os.utime(path)
     except OSError as error:
         if error.errno in GONE:
@@ -348,7 +350,7 @@ def read(path: str, *, limit: int = 1 << 40) -> Content | None:
 
 def _read_once(path: str, limit: int) -> Content | None:
     try:
-        _call("open", path)
+        about_to("open", path)
         # O_NONBLOCK: a FIFO in the place of a file must not hang us
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -359,7 +361,7 @@ def _read_once(path: str, limit: int) -> Content | None:
             raise DamagedFile(path, why) from error
         raise StorageError("open", path, error.errno) from error
     try:
-        with _translated("read", path):
+        with translated("read", path):
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise DamagedFile(path, "is not a regular file")
@@ -383,15 +385,15 @@ def _read_up_to(descriptor: int, limit: int, size: int) -> bytes:
 
 def open_append(path: str, mode: int = 0o644) -> int:
     """A descriptor for appending, for a file that this process alone writes. Raises StorageError."""
-    with _translated("open", path):
-        _call("create", path)
+    with translated("open", path):
+        about_to("create", path)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
 def open_lock(path: str) -> int | None:
     """A descriptor for locking; None when the file is gone or may not be opened."""
     try:
-        _call("open", path)
+        about_to("open", path)
         return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
@@ -400,7 +402,7 @@ def open_lock(path: str) -> int | None:
 def open_output(path: str) -> int | None:
     """A new file for a command's output; None when the name exists. Raises StorageError."""
     try:
-        _call("output", path)
+        about_to("output", path)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
     except FileExistsError:
         return None
@@ -410,15 +412,15 @@ def open_output(path: str) -> int | None:
 
 def reopen_output(path: str) -> int:
     """An output file that this attempt made; what is written comes after what is there. Raises StorageError."""
-    with _translated("open", path):
-        _call("output", path)
+    with translated("open", path):
+        about_to("output", path)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
 
 def make_output_directory(path: str) -> None:
     """Make a directory of the user's choice, with its parents. Raises StorageError."""
-    with _translated("make directory", path):
-        _call("mkdir", path)
+    with translated("make directory", path):
+        about_to("mkdir", path)
         os.makedirs(path, exist_ok=True)
 
 
@@ -426,8 +428,8 @@ def sync_filesystem(path: str) -> None:
     """Bring everything of the filesystem that holds `path` to its disk: one call for any number of files."""
     import ctypes
 
-    with _translated("sync", path):
-        _call("sync", path)
+    with translated("sync", path):
+        about_to("sync", path)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
@@ -442,8 +444,8 @@ def sync_filesystem(path: str) -> None:
 
 def sync_directory(path: str) -> None:
     """Make the names in a directory durable. Filesystems that cannot sync a directory say EINVAL: no error."""
-    with _translated("sync", path):
-        _call("fsync", path)
+    with translated("sync", path):
+        about_to("fsync", path)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -452,71 +454,3 @@ def sync_directory(path: str) -> None:
                 raise
         finally:
             os.close(descriptor)
-
-
-def check_directory(path: str, *, shared: bool, instead: str | None = None) -> None:
-    """Refuse a directory that somebody else could have written to. Raises UntrustedSpool, StorageError.
-
-    `instead` is what to do about something else in its place.
-    """
-    with _translated("look at", path):
-        _call("stat", path)
-        status = os.lstat(path)
-    if stat.S_ISLNK(status.st_mode):
-        raise UntrustedSpool(path, "is a symbolic link", instead or "name the directory itself")
-    if not stat.S_ISDIR(status.st_mode):
-        raise UntrustedSpool(path, "is not a directory", instead or "name a directory")
-    if shared:
-        return
-    if status.st_uid != os.geteuid():
-        raise UntrustedSpool(
-            path, f"belongs to user {status.st_uid}, not to you", "pass --allow-shared if that is meant"
-        )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        mode = stat.S_IMODE(status.st_mode)
-        raise UntrustedSpool(
-            path,
-            f"its group or others may write to it (mode {mode:04o})",
-            "chmod go-w it, or pass --allow-shared if that is meant",
-        )
-
-
-class Space(NamedTuple):
-    """What is left on a filesystem."""
-
-    bytes_free: int
-    inodes_free: int | None  # None: it does not count them
-
-
-def space(path: str) -> Space:
-    """What this user may still fill. Raises StorageError."""
-    with _translated("look at", path):
-        _call("stat", path)
-        status = os.statvfs(path)
-    return Space(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
-
-
-def is_network(path: str) -> bool:
-    """Whether the filesystem of `path` is one on which file events of other hosts are not seen."""
-    return filesystem(path) not in _LOCAL
-
-
-def filesystem(path: str) -> str:
-    """The type of the filesystem of `path`, as the kernel calls it; empty where it does not say."""
-    best, kind = "", ""
-    target = os.path.realpath(path)
-    try:
-        _call("stat", path)
-        with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
-            for line in mounts:
-                fields = line.split()
-                point = fields[1].replace("\\040", " ")
-                inside = target == point or target.startswith(point.rstrip("/") + "/")
-                if inside and len(point) >= len(best):
-                    best, kind = point, fields[2]
-    except OSError:
-        return ""
-    return kind
-
-
-_LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "zfs", "f2fs", "overlay", "ramfs", "bcachefs"})

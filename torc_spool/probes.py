@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from torc_spool import fsops, naming, processes
+from torc_spool import fsops, mounts, naming, processes
 from torc_spool.doctor import Findings
 from torc_spool.errors import NotFound, StorageError, UsageError
 from torc_spool.wakeup import Wakeup
@@ -189,9 +189,9 @@ def _local(meeting: Meeting) -> dict[str, Any]:
         "links": fsops.create(f"{own}/one") and fsops.link(f"{own}/one", f"{own}/two"),
         "executable": _executable(own),
         **_speed(own),
-        **fsops.space(own)._asdict(),
+        **mounts.space(own)._asdict(),
     }
-    kind, network = fsops.filesystem(own), fsops.is_network(own)
+    kind, network = mounts.filesystem(own), mounts.is_network(own)
     everybody = meeting.say("local", mine)
     worst: dict[str, Any] = {key: min(each[key] for each in everybody) for key in mine if key not in _OTHERWISE}
     worst["list_s"] = max(each["list_s"] for each in everybody)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from torc_spool import changes, fsops, naming, processes, recovery, userdata
+from torc_spool import changes, fsops, naming, processes, recovery, trust, userdata
 from torc_spool.actor import Actor, identity, new_name
 from torc_spool.check import check
 from torc_spool.contents import encode
@@ -79,7 +79,7 @@ def repair(store: Store) -> Mended:
         return Mended([], 0, [])
     root = store.layout.root
     for path in (os.path.dirname(root), root):
-        fsops.check_directory(path, shared=store.shared)
+        trust.check_directory(path, shared=store.shared)
     _refuse_living(store, "")
     for finding in found:
         if isinstance(finding.fix, Make):

@@ -18,8 +18,8 @@ from torc_spool import (
     children,
     doctor,
     evidence,
-    fsops,
     lease,
+    mounts,
     naming,
     processes,
     recovery,
@@ -64,7 +64,7 @@ class Runner:
         self.spool, self.options, self.workflow_id = spool, options._replace(output_dir=output), workflow_id
         self._tell, self._progress = tell, progress
         self.name = actors.new_name()
-        self._told = doctor.settings(spool.path, user=os.geteuid()) if fsops.is_network(spool.path) else None
+        self._told = doctor.settings(spool.path, user=os.geteuid()) if mounts.is_network(spool.path) else None
         if self._told is not None and options.lease_s == lease.DEFAULT_S:
             self.options = self.options._replace(lease_s=self._told.lease_s)
         self.slots = Slots(options.capacity, max_parallel_jobs=options.max_parallel_jobs)
@@ -97,7 +97,7 @@ class Runner:
         self._beat_at = 0.0
         self._pace = Pace(1.0)
         self._slowest = LOCAL_POLL_S
-        if fsops.is_network(spool.path):
+        if mounts.is_network(spool.path):
             self._slowest = NETWORK_POLL_S if self._told is None else self._told.poll_s
         self._wakeup: Wakeup | None = None
         self._troubles = 0  # turns in a row that the filesystem cut short

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from torc_spool import contents, fsops, lifecycle, naming, sortkeys
+from torc_spool import contents, fsops, lifecycle, naming, sortkeys, trust
 from torc_spool.contents import Content
 from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
 from torc_spool.graph import Ended, Ledger, Link
@@ -97,7 +97,7 @@ class Store:
         root = self.layout.root
         parts = (*FIXED_DIRECTORIES, *(ACTION_DIRECTORIES if self.workflow.num_actions else ()))
         for path in (os.path.dirname(root), root):
-            fsops.check_directory(path, shared=self.shared)
+            trust.check_directory(path, shared=self.shared)
         paths = [f"{root}/{part}" for part in parts]
         paths += [f"{self.layout.ready}/{name}" for name in self.ready_directories() if name != naming.ANY_SCHEDULER]
         if self.revisions.number:
@@ -109,7 +109,7 @@ class Store:
     def _check_part(self, path: str) -> None:
         mend = f"`fsck {self.workflow.id} --repair` mends that"
         try:
-            fsops.check_directory(path, shared=self.shared, instead=mend)
+            trust.check_directory(path, shared=self.shared, instead=mend)
         except StorageError as error:
             if error.errno in fsops.GONE and fsops.entries(self.layout.root) is not None:
                 raise DamagedFile(path, f"is not there; {mend}") from error

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from torc_spool import fsops, naming, processes, sortkeys
+from torc_spool import fsops, naming, processes, sortkeys, trust
 from torc_spool.actor import identity, new_name, user_name
 from torc_spool.contents import encode
 from torc_spool.digest import Sum
@@ -41,7 +41,7 @@ def prepare_root(spool: str, *, shared: bool) -> None:
     if not os.path.isdir(spool):
         fsops.make_output_directory(os.path.dirname(os.path.abspath(spool)))
         fsops.make_directory(spool, mode)
-    fsops.check_directory(spool, shared=shared)
+    trust.check_directory(spool, shared=shared)
     for name in (IDS, STAGING, TRASH):
         fsops.make_directory(f"{spool}/{name}", mode)
 

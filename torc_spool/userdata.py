@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from torc_spool import fsops
+from torc_spool import fsops, trust
 from torc_spool.complaints import check_command, did_you_mean, quote, refuse_twice
 from torc_spool.dataflow import with_paths
 from torc_spool.errors import DamagedFile, NotFound, StorageError, UsageError
@@ -109,7 +109,7 @@ def update(store: Store, datum: Datum, text: bytes) -> None:
     except (*_UNREADABLE, ValueError) as error:
         raise UsageError(f"{quote(datum.name)}: not JSON ({error}); text stands in double quotes") from error
     layout = store.layout
-    fsops.check_directory(layout.user_data, shared=store.shared)
+    trust.check_directory(layout.user_data, shared=store.shared)
     temporary = layout.user_datum(f".{datum.file}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     if not fsops.create(temporary, text.strip() + b"\n", store.file_mode):
         raise StorageError("create", temporary, None)

@@ -18,7 +18,7 @@ from unittest import mock
 import filelock
 from world import World
 
-from torc_spool import children, fsops, naming, processes, runner
+from torc_spool import children, fsops, mounts, naming, processes, runner
 from torc_spool.executor import Executor
 from torc_spool.model import Status
 from torc_spool.spawn import Order, Outcome
@@ -127,7 +127,7 @@ def installed(world: World) -> Iterator[None]:
         mock.patch.object(os, "listdir", _listdir),
         mock.patch.object(fsops, "fault", world.call),
         mock.patch.object(fsops, "create", _create),
-        mock.patch.object(fsops, "is_network", lambda _path: True),
+        mock.patch.object(mounts, "is_network", lambda _path: True),
         mock.patch.object(filelock, "lock_descriptor", _locking(filelock.lock_descriptor)),
         mock.patch.object(filelock, "unlock_descriptor", _locking(filelock.unlock_descriptor)),
         mock.patch.object(processes, "host_name", _host),
