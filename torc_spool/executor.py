@@ -19,6 +19,7 @@ from torc_spool.actor import Given
 from torc_spool.errands import Errands
 from torc_spool.errors import StorageError
 from torc_spool.execution import TASK_VARIABLE, Ending, Execution, end_children, orphans
+from torc_spool.limits import Limits
 from torc_spool.model import Status
 from torc_spool.naming import Cause
 from torc_spool.oomkills import OomCounter
@@ -28,7 +29,6 @@ from torc_spool.spawn import Spawner
 from torc_spool.starter import BASH, Starter
 from torc_spool.streak import Streak
 
-MEMORY_SAMPLE_S = 1.0
 RECORD_RETRY_S = 5.0
 ORPHANS_S = 0.25
 DOUBT_S = 1.0  # so long after a job that may have been stopped with us our own signal may come
@@ -52,7 +52,7 @@ class Executor:
     ) -> None:
         self.slots, self.grace_s, self._in_allocation = slots, grace_s, in_allocation
         self.recorded: dict[Status, int] = {}
-        self._limits = limit_resources and not slots.ignores_resources
+        self._limits = Limits(grace_s, enforced=limit_resources and not slots.ignores_resources)
         self._tell, self._complain = tell, complain
         self.streak = Streak()
         self._spawner = Spawner(wake)
@@ -70,7 +70,6 @@ class Executor:
         self._killing = False
         self.gives_back = False  # whether jobs that cannot be started go back to ready instead of being tried again
         self._retry_at = math.inf
-        self._sample_at = math.inf
         self._orphans_at = math.inf  # when to look for what ended jobs have left
         self._give_up_at = math.inf  # on results that the disk will not take
         self._unstartable_since = math.inf
@@ -106,10 +105,8 @@ class Executor:
 
     def next_at(self) -> float:
         """When a turn is due even if nothing happens, by the monotonic clock."""
-        times = [self._sample_at, self._retry_at, self._orphans_at, self.errands.next_at(), *self._doubtful.values()]
-        for execution in self._running.values():
-            times += [execution.kill_at or math.inf, self._runtime_end(execution)]
-        return min(times)
+        limited = self._limits.next_at(self._running.values())
+        return min(limited, self._retry_at, self._orphans_at, self.errands.next_at(), *self._doubtful.values())
 
     def turn(self) -> bool:
         """Take in what has been started and what has exited, try again what is due, and heed the limits.
@@ -124,7 +121,7 @@ class Executor:
         if time.monotonic() >= self._orphans_at or not self._running:
             self._put_away_orphans()
         self._retry()
-        self._heed_limits(time.monotonic())
+        self._limits.heed(self._running, time.monotonic())
         return self.errands.turn() or ended
 
     # -- starts ---------------------------------------------------------------------------------------------
@@ -196,8 +193,7 @@ class Executor:
             execution.is_alone = False
             if self._lone is not None:
                 self._lone.is_alone = False
-        if self._limits and execution.job.resources.memory_bytes is not None:
-            self._sample_at = min(self._sample_at, time.monotonic() + MEMORY_SAMPLE_S / 4)
+        self._limits.watch(execution, time.monotonic())
         served.owner().note(
             {
                 "event": "start",
@@ -348,34 +344,6 @@ class Executor:
             self._tell(f"{len(self._unrecorded)} results could not be recorded; those jobs will be run again")
             self._unrecorded.clear()
         self._unstarted.clear()
-
-    # -- limits ---------------------------------------------------------------------------------------------
-
-    def _heed_limits(self, now: float) -> None:
-        for execution in list(self._running.values()):
-            if execution.kill_at is not None and now >= execution.kill_at:
-                execution.kill()
-            elif now >= self._runtime_end(execution):
-                execution.end(execution.runtime_ending(), self.grace_s)
-        if now >= self._sample_at:
-            self._sample_memory(now)
-
-    def _runtime_end(self, execution: Execution) -> float:
-        runtime = execution.job.resources.runtime_s
-        if runtime is None or not self._limits or execution.ending is not None:
-            return math.inf
-        return execution.started_clock + runtime
-
-    def _sample_memory(self, now: float) -> None:
-        limited = {
-            pid: execution
-            for pid, execution in self._running.items()
-            if execution.job.resources.memory_bytes is not None and execution.ending is None
-        }
-        self._sample_at = now + MEMORY_SAMPLE_S if limited and self._limits else math.inf
-        for pid, sample in processes.usage(limited).items():
-            if limited[pid].over_memory(sample):
-                limited[pid].end(limited[pid].memory_ending(), 0.0)
 
     # -- endings --------------------------------------------------------------------------------------------
 
