@@ -228,9 +228,7 @@ def call(arguments: Iterable[str], *directories: object, stdin: bytes = b"", raw
     code: object = None
     # as on a terminal: elsewhere click takes out what a terminal would obey
     as_shown = mock.patch("click.utils.should_strip_ansi", lambda *_: False)
-    # a runner has its process to itself, and ends all children of it with itself: those of the tests are none of its
-    alone = mock.patch("torc_spool.executor.end_children", lambda *_: None)
-    with as_shown, alone, _streams(stdin) as said, in_time(listed), watched(*directories):
+    with as_shown, _streams(stdin) as said, in_time(listed), watched(*directories):
         code = cli._call(listed)
     done = Called(code if isinstance(code, int) else -1, *(text.decode(errors="replace") for text in said))
     assert done.code in range(5), f"{listed}: exit code {done.code}"

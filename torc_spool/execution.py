@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Collection
 from typing import NamedTuple
 
 from torc_spool import causes, handlers, processes
@@ -242,49 +241,3 @@ class Execution:
 
 
 _NAMED = {int(number) for number in signal.Signals}
-
-
-class Orphans(NamedTuple):
-    """Children that we did not start: what jobs left behind was handed to us when its parent died."""
-
-    tasks: set[str]
-    nameless: list[int]  # pids of those whose environment does not say whose they are
-
-
-def orphans(known: Collection[int] = ()) -> Orphans:
-    """None where the kernel does not list children (proc_pid_task_children(5)); the runner's end finds most then."""
-    found = Orphans(set(), [])
-    mark = f"{TASK_VARIABLE}=".encode()
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-            unknown = [int(pid) for pid in file.read().split() if int(pid) not in known]
-    except OSError:
-        return found
-    for pid in unknown:
-        environ: list[bytes] = []
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-            environ = file.read().split(b"\0")
-        tasks = [entry[len(mark) :].decode() for entry in environ if entry.startswith(mark)]
-        if tasks:
-            found.tasks.update(tasks)
-        else:
-            found.nameless.append(pid)
-    return found
-
-
-def end_children(timeout_s: float = processes.KILL_TIMEOUT_S) -> None:
-    """Kill whatever children we have, and those that they leave us, when no job runs any more."""
-    deadline = time.monotonic() + timeout_s
-    spared: set[int] = set()  # they run as somebody else, and are not ours to kill
-    while pids := orphans(spared).nameless:
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)  # it is still the same one: we have not waited for it
-            except PermissionError:
-                spared.add(pid)
-                continue
-            with contextlib.suppress(ChildProcessError):
-                if os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
-                    time.sleep(0.001)
-        if time.monotonic() >= deadline:
-            return

@@ -18,11 +18,12 @@ from torc_spool import causes, processes, recording
 from torc_spool.actor import Given
 from torc_spool.errands import Errands
 from torc_spool.errors import StorageError
-from torc_spool.execution import TASK_VARIABLE, Ending, Execution, end_children, orphans
+from torc_spool.execution import TASK_VARIABLE, Ending, Execution
 from torc_spool.limits import Limits
 from torc_spool.model import Status
 from torc_spool.naming import Cause
 from torc_spool.oomkills import OomCounter
+from torc_spool.orphans import Orphans
 from torc_spool.served import Claimed, Served
 from torc_spool.slots import Slots
 from torc_spool.spawn import Spawner
@@ -57,6 +58,7 @@ class Executor:
         self.streak = Streak()
         self._spawner = Spawner(wake)
         self._oom = OomCounter()
+        self._orphans = Orphans()
         self._lone: Execution | None = None  # the last one that ran when no other did
         self.errands = Errands(wake, complain, BASH)  # what runs beside the jobs
         self._running: dict[int, Execution] = {}  # by pid
@@ -255,6 +257,7 @@ class Executor:
             elif self._launching:
                 self._take_in(wait=True)  # it ended before we heard that it had begun
             else:
+                self._orphans.forget(exited.si_pid)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(exited.si_pid, os.WNOHANG)
 
@@ -271,12 +274,12 @@ class Executor:
             return
         self._orphans_at = math.inf
         running = {*(execution.task for execution in self._under_way()), *self.errands.tasks()}
-        found = orphans({*self._running, *self.errands.pids()})
+        found = self._orphans.find({*self._running, *self.errands.pids()})
         for task in found.tasks:
             if task not in running:
                 processes.kill_marked(TASK_VARIABLE, task)
         if found.nameless and not running:
-            end_children()
+            self._orphans.end()
 
     def _record(self, execution: Execution) -> None:
         """f1 to f3, then what follows; the slot is free only after that."""
@@ -422,4 +425,4 @@ class Executor:
         self._spawner.close()
         self._oom.close()
         self.errands.close()
-        end_children()
+        self._orphans.end()
