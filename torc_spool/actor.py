@@ -293,7 +293,10 @@ class Actor:
     def retire(self, exit_code: int | None = None, *, clock: Callable[[], float] = time.time) -> bool:
         """e1 to e3. False when jobs are left in its directories, or work of the dead in its hands: for a recovery."""
         self._say()
-        os.close(self._journal)
+        try:
+            os.close(self._journal)
+        except OSError:  # a network filesystem may say only here that it is full
+            self._unsaid = self._unsaid or b"\n"
         if self.taking:
             return False
         self._scratch.clear()

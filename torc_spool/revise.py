@@ -122,13 +122,22 @@ def publish(actor: Actor, revision: Candidate, check: Callable[[], None]) -> Non
         fsops.create(f"{staging}/{name}", data, store.file_mode)
     fsops.sync_filesystem(staging)
     check()
+    refused: StorageError | None = None
     try:
         published = fsops.rename_directory(staging, target)
     except StorageError as error:
-        if store.is_outdated():
-            raise UsageError("somebody else has changed the jobs meanwhile; nothing was done, say it again") from error
-        raise
-    if not published:
-        raise StorageError("publish", target, None)
+        published, refused = False, error
+    if not published and not _has_come(actor):
+        if refused is not None and store.is_outdated():
+            raise UsageError(
+                "somebody else has changed the jobs meanwhile; nothing was done, say it again"
+            ) from refused
+        raise refused or StorageError("publish", target, None)
     actor.note({"event": "revision", "number": revision.number})
     fsops.sync_directory(store.layout.root)
+
+
+def _has_come(actor: Actor) -> bool:
+    """Whether the revision was published though its rename was refused (a lost reply): then it is not where it was."""
+    left = fsops.entries(actor.directory)
+    return left is not None and "revision" not in left and actor.store.is_outdated()

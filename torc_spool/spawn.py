@@ -122,8 +122,9 @@ def spawn(order: Order) -> int:
             return _spawn_plainly(order, (stdin, stdout, stderr))
         return _spawn(order, (stdin, stdout, stderr))
     finally:
-        os.close(stdout)
-        os.close(stderr)
+        for descriptor in (stdout, stderr):
+            with contextlib.suppress(OSError):  # a network filesystem may refuse here what the process has written
+                os.close(descriptor)
 
 
 def _load() -> ctypes.CDLL | None:

@@ -5,6 +5,7 @@ Everything is made in a staging directory of this process; one rename publishes 
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -76,10 +77,9 @@ def publish(
         digests = _write(root, target, spec, verbatim, shared=shared, progress=progress)
         workflow = _workflow(workflow_id, spec, cwd=cwd, output_dir=output_dir, shared=shared)
         workflow = msgspec.structs.replace(workflow, hash_inputs=hash_inputs, digests=digests)
-        fsops.create(Layout(root).workflow_file, encode(workflow), 0o666 if shared else 0o644)
+        _create(Layout(root).workflow_file, encode(workflow), 0o666 if shared else 0o644)
         fsops.sync_filesystem(root)
-        if not fsops.rename_directory(root, target):
-            raise StorageError("publish", target, None)
+        _show(root, target)
         try:
             fsops.sync_directory(spool)
         except StorageError as error:
@@ -88,6 +88,25 @@ def publish(
         with suppress(StorageError):  # what is left is swept by the next submit
             _discard(spool, name)
     return workflow_id
+
+
+def _show(root: str, target: str) -> None:
+    """s7. What is refused may have happened (a lost reply): the name is nobody else's, and a fresh listing shows it."""
+    refused = StorageError("publish", target, None)
+    try:
+        if fsops.rename_directory(root, target):
+            return
+    except StorageError as error:
+        refused = error
+    spool, name = os.path.split(target)
+    if name not in fsops.names(spool):
+        raise refused
+
+
+def _create(path: str, data: bytes, mode: int) -> None:
+    """A file that nobody else makes: one that is there may be empty, when the reply to its creation was lost."""
+    if not fsops.create(path, data, mode):
+        raise StorageError("create", path, errno.EEXIST)
 
 
 def reserve_id(spool: str, mode: int = 0o755) -> int:
@@ -150,8 +169,8 @@ def _write(
         sums["user_data.jsonl"] = _write_user_data(layout, spec.user_data, files, directory_mode, file_mode)
     for scheduler in spec.schedulers:
         fsops.make_directory(layout.ready_for(scheduler["name"]), directory_mode)
-    fsops.create(layout.lock, b"", file_mode)
-    fsops.create(f"{root}/{verbatim.name}", verbatim.data, file_mode)
+    _create(layout.lock, b"", file_mode)
+    _create(f"{root}/{verbatim.name}", verbatim.data, file_mode)
     if spec.actions:
         sums["actions.jsonl"] = _write_actions(layout, spec.actions, file_mode)
     jobs = sums["jobs.jsonl"] = Sum()
@@ -176,9 +195,9 @@ def _write_user_data(
 ) -> Sum:
     fsops.make_directory(layout.user_data, directory_mode)
     for datum in user_data:
-        fsops.create(layout.user_datum(files[datum.name]), encode(datum.data), file_mode)
+        _create(layout.user_datum(files[datum.name]), encode(datum.data), file_mode)
     record = user_data_record(user_data, files)
-    fsops.create(layout.user_data_file, record, file_mode)
+    _create(layout.user_data_file, record, file_mode)
     return Sum(record)
 
 
@@ -201,9 +220,9 @@ def _write_actions(layout: Layout, actions: Iterable[Action], mode: int) -> Sum:
     for action, line in lines:
         once = not action.is_of_each_runner
         name = naming.ActionName(action.number, action.trigger, 1 if once else None)
-        fsops.create(f"{layout.actions_waiting if once else layout.actions_persistent}/{name}", line, mode)
+        _create(f"{layout.actions_waiting if once else layout.actions_persistent}/{name}", line, mode)
     record = b"".join(line for _, line in lines)
-    fsops.create(layout.actions_file, record, mode)
+    _create(layout.actions_file, record, mode)
     return Sum(record)
 
 
@@ -222,7 +241,7 @@ def _write_job(layout: Layout, job: Job, sort_method: str | None, mode: int) -> 
     line = encode(job)
     # `attempts` stands in every job's file, so that a reader in any language finds a list there
     data = line if job.attempts else line[:-2] + b',"attempts":[]}\n'
-    fsops.create(f"{directory}/{name}", data, mode)
+    _create(f"{directory}/{name}", data, mode)
     return line
 
 
