@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,18 +122,6 @@ def command(
 
 
 # -- stopped at a call
-
-
-@pytest.fixture(autouse=True)
-def quick() -> Iterator[None]:
-    with tools.without_syncs_and_searches():
-        yield
-
-
-@pytest.fixture(scope="module")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tools.directory_in_memory(tmp_path_factory.mktemp("crash")) as path:
-        yield path
 
 
 @pytest.fixture

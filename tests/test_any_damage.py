@@ -11,10 +11,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import inmemory
 import msgspec
 import pytest
 import spooltools as tools
@@ -29,6 +30,9 @@ from torc_spool.errors import TorcSpoolError, UsageError
 from torc_spool.model import OUTCOMES, Allocation, Status, Trigger, UserData
 from torc_spool.repair import look, repair
 from torc_spool.spool import Spool
+
+memory, quick = inmemory.memory, inmemory.quick
+
 
 EXAMPLES = int(os.environ.get("DAMAGE_EXAMPLES", "0"))
 ROOT = "1-test"
@@ -47,18 +51,6 @@ JOBS = {
 FREE = ("output", "lost+found", "user_data", "aside")  # where anything may lie
 WAIT = re.compile(rf"{ROOT}/(ready/\w+|blocked|held|done/canceled)/[^/]*")
 AGAIN = re.compile(rf"{ROOT}/(ready/\w+|blocked)/[^/]*"), re.compile(rf"{ROOT}/done/\w+/[^/]*")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    with tools.without_syncs_and_searches():
-        yield
-
-
-@pytest.fixture(scope="module")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tools.directory_in_memory(tmp_path_factory.mktemp("damage")) as path:
-        yield path
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import crashtools
+import inmemory
 import pytest
 import spooltools as tools
 from crashrecovery import taken_back
@@ -22,7 +23,7 @@ from spooltools import BROKEN, FULL, Fault, TornWrite, check_invariants
 
 from torc_spool import changes
 
-base, made, memory, quick = crashtools.base, crashtools.made, crashtools.memory, crashtools.quick
+base, made, memory, quick = crashtools.base, crashtools.made, inmemory.memory, inmemory.quick
 
 
 LONG = {name for name in SCENARIOS if name.startswith(("recovery ", "reinitialize", "reset", "first submit"))}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import crashtools
+import inmemory
 import pytest
 import spooltools as tools
 from crashjobs import failed_once, given_by_one_who_was_fenced
@@ -33,7 +34,7 @@ from spooltools import READS, Hand, check_invariants
 from torc_spool import changes, fsops
 from torc_spool.model import Status
 
-base, memory, quick = crashtools.base, crashtools.memory, crashtools.quick
+base, memory, quick = crashtools.base, inmemory.memory, inmemory.quick
 
 
 def test_of_a_job_that_was_given_back_before_its_runner_was_fenced_the_later_attempt_counts(base: Path) -> None:

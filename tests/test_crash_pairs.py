@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import crashtools
+import inmemory
 import pytest
 import spooltools as tools
 from crashjobs import failed_once, set_aside, submits, two_in_dead_hands
@@ -34,7 +35,7 @@ from torc_spool.errors import NotFound
 from torc_spool.model import Status
 from torc_spool.settle import Settler
 
-base, memory, quick = crashtools.base, crashtools.memory, crashtools.quick
+base, memory, quick = crashtools.base, inmemory.memory, inmemory.quick
 
 
 class Pair(NamedTuple):

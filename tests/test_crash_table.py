@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import crashtools
+import inmemory
 import msgspec
 import pytest
 import spooltools as tools
@@ -36,7 +37,7 @@ from torc_spool.model import Stdio, UserData
 from torc_spool.recovery import RUNNER_VARIABLE, WORKFLOW_VARIABLE
 from torc_spool.spool import Spool
 
-base, made, memory, quick = crashtools.base, crashtools.made, crashtools.memory, crashtools.quick
+base, made, memory, quick = crashtools.base, crashtools.made, inmemory.memory, inmemory.quick
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row.row}-{row.step}".replace(" ", "_") for row in ROWS])

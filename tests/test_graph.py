@@ -6,12 +6,12 @@ import graphlib
 import itertools
 import sys
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from linecount import lines
 
 from torc_spool import graph
 from torc_spool.graph import Ended, Ledger, Link, Verdict, cycle
@@ -269,26 +269,6 @@ def test_a_cycle_is_found_exactly_where_there_is_one(waits: dict[int, tuple[int,
 # --- costs: lines of the module that are executed, which no busy machine changes
 
 
-def lines(work: Callable[[], object]) -> int:
-    """How many lines of the module a call executes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal count
-        if frame.f_code.co_filename != graph.__file__:
-            return None
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return count
-
-
 def into_one(size: int) -> list[Link]:
     return [*(Link(job) for job in range(1, size + 1)), Link(size + 1, tuple(range(1, size + 1)))]
 
@@ -365,7 +345,7 @@ def test_twice_the_edges_are_twice_the_work(
     shape: Callable[[int], list[Link]], work: Callable[[list[Link]], None]
 ) -> None:
     small, large = shape(50), shape(100)
-    assert lines(lambda: work(large)) <= 2.1 * lines(lambda: work(small))
+    assert lines(lambda: work(large), graph) <= 2.1 * lines(lambda: work(small), graph)
 
 
 def test_the_search_for_a_cycle_is_no_deeper_than_the_interpreter_allows() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import cliutil
@@ -15,6 +13,7 @@ import pytest
 from cliutil import Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from linecount import lines
 
 from torc_spool import dot
 from torc_spool import plan as plan_module
@@ -180,25 +179,6 @@ def test_actions_are_shown_where_they_are_performed() -> None:
 # --- cost: lines of the module that are executed, which no busy machine changes
 
 
-def lines(work: Callable[[], object]) -> int:
-    count = 0
-
-    def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal count
-        if frame.f_code.co_filename not in (plan_module.__file__, dot.__file__):
-            return None
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return count
-
-
 def into_one(size: int) -> list[Job]:
     return [*(job(each) for each in range(1, size + 1)), job(size + 1, *range(1, size + 1))]
 
@@ -220,7 +200,8 @@ def test_twice_the_edges_are_twice_the_work(shape: Callable[[int], list[Job]]) -
         list(dot.digraph("name", found, grouped=True))
 
     small, large = shape(100), shape(200)
-    assert lines(lambda: work(large)) <= 2.1 * lines(lambda: work(small))
+    few, many = (lines(lambda: work(small), plan_module, dot), lines(lambda: work(large), plan_module, dot))
+    assert many <= 2.1 * few
 
 
 @pytest.mark.slow

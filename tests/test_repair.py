@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import inmemory
 import pytest
 import spooltools as tools
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +24,9 @@ from torc_spool.errors import DamagedFile, UntrustedSpool, UsageError
 from torc_spool.model import OUTCOMES, Status, Trigger
 from torc_spool.repair import look, repair
 from torc_spool.spool import Spool
+
+memory, quick = inmemory.memory, inmemory.quick
+
 
 GRAPH = tools.workflow(
     {
@@ -41,18 +45,6 @@ COUNT = len(GRAPH.jobs)
 ANYBODY = ("blocked", "held", "ready/any", "ready/gpu", "done/canceled")  # where legal moves by hand can lead to
 SHOWN = ("done/completed", "done/failed", "done/terminated")
 STRAY = ("", "requests", "ready", "done", "running", "runners")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    with tools.without_syncs_and_searches():
-        yield
-
-
-@pytest.fixture(scope="module")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tools.directory_in_memory(tmp_path_factory.mktemp("repair")) as path:
-        yield path
 
 
 def finished(spool: str) -> None:
