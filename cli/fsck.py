@@ -24,7 +24,7 @@ def fsck(state: State, workflow_id: int, repair: bool) -> int:
     Exit codes: 0 it is sound; 1 damage was found, also where it was repaired; 2 bad usage, or it cannot be checked.
     """
     spool = state.spool()
-    store = spool.open(workflow_id)
+    store = repairing.open_anyway(spool, workflow_id)
     if repair:
         mended = repairing.repair(store)
         _show(state, mended.findings, mended.repaired, sound=not mended.left)

@@ -191,8 +191,6 @@ def test_it_is_refused_beside_a_runner_and_the_check_is_not(lab: Lab) -> None:
 def test_a_workflow_that_is_not_there(lab: Lab) -> None:
     lab.submit("true")
     assert "no workflow 7" in lab.torc("fsck", 7, code=2).stderr
-    (lab.root() / "workflow.json").write_text("{")
-    assert "is no workflow's JSON" in lab.torc("fsck", 1, code=2).stderr
 
 
 def _lines(path: Path) -> list[dict[str, object]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from torc_spool import fsops
-from torc_spool.errors import DamagedFile
+from torc_spool.errors import DamagedFile, FromTheFuture
 from torc_spool.model import FORMAT_VERSION, Action, Job, Workflow
 
 T = TypeVar("T")
@@ -48,15 +48,18 @@ class _Version(msgspec.Struct, frozen=True):
     version: int = FORMAT_VERSION
 
 
-def decode_workflow(data: bytes, path: str) -> Workflow:
-    """What `workflow.json` says. Raises DamagedFile, naming `path`."""
+def decode_workflow(data: bytes, path: str, workflow_id: int | None = None) -> Workflow:
+    """What `workflow.json` says, of the workflow of that id. Raises DamagedFile, naming `path`, and FromTheFuture."""
     try:
         workflow = msgspec.json.decode(data, type=Workflow)
     except _UNREADABLE as error:
-        why = _from_the_future(data)
-        raise DamagedFile(path, f"{why}; use a newer one" if why else f"is no workflow's JSON ({error})") from error
+        if why := _from_the_future(data):
+            raise FromTheFuture(path, f"{why}; use a newer one") from error
+        raise DamagedFile(path, f"is no workflow's JSON ({error})") from error
     if workflow.version > FORMAT_VERSION:
-        raise DamagedFile(path, f"{_from_the_future(data)}; use a newer one")
+        raise FromTheFuture(path, f"{_from_the_future(data)}; use a newer one")
+    if workflow_id not in (None, workflow.id):
+        raise DamagedFile(path, f"is of workflow {workflow.id}, its directory's name says {workflow_id}")
     return workflow
 
 

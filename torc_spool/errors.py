@@ -53,6 +53,10 @@ class DamagedFile(TorcSpoolError):
         super().__init__(f"{path}: {why}")
 
 
+class FromTheFuture(DamagedFile):
+    """A file of a version that this program does not know: it is whole, and nobody guesses at it."""
+
+
 class Fenced(TorcSpoolError):
     """This process's directories were taken away: others hold its work now, it may record nothing more."""
 

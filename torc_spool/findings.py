@@ -8,7 +8,7 @@ from torc_spool.picture import Event
 
 PARKED = "it is moved to lost+found/"
 ANEW = f"{PARKED}, and the job is made anew from the record where no other file of it is left"
-RESTORED = "what it held is put in its place, as its digest proves; what lies there is moved to lost+found/"
+RESTORED = "what it held is put in its place, as its digest or its copy proves; what lies there is moved to lost+found/"
 NOTHING = "nothing: put it back from a copy of the spool"
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
 from torc_spool import fsops
+from torc_spool.contents import decode_workflow
 from torc_spool.digest import Sum
 from torc_spool.errors import DamagedFile
-from torc_spool.model import Action, Job, Needs, Workflow
+from torc_spool.layout import Layout
+from torc_spool.model import Action, Job, Needs
 from torc_spool.picture import Known, Odd
-from torc_spool.restore import restored
+from torc_spool.restore import restored, workflow_record
 from torc_spool.store import Store
+from torc_spool.submission import COPY
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -53,7 +57,7 @@ def _restored(store: Store, records: _Records) -> dict[str, bytes]:
     """What of the broken can be told from the rest."""
     whole = {name for name in records.digests if name not in records.broken}
     verbatim = next((name for name in sorted(whole) if name.startswith("spec.")), None)
-    found = {}
+    found = dict(records.restored)
     for path in records.digests.keys() & records.broken.keys():
         data = restored(store, path, records.digests[path], verbatim)
         if data is not None:
@@ -68,16 +72,12 @@ class _Records:
         self._root = root
         self._whole: dict[str, bytes] = {}
         self.broken: dict[str, str] = {}
+        self.restored: dict[str, bytes] = {}  # what of these held which tell the digests of others
         self.digests: dict[str, str] = {}  # of the records of the first definition, by name
 
     def check(self, directory: str) -> set[str]:
         """Hold the files of a directory against the digests in its workflow.json; returns the names that it has."""
-        data = self._read(f"{directory}workflow.json")
-        try:
-            digests = msgspec.json.decode(data, type=Workflow).digests if data is not None else {}
-        except _UNREADABLE as error:
-            self.broken[f"{directory}workflow.json"] = f"is no workflow's JSON ({error})"
-            digests = {}
+        digests = self._digests(directory)
         if not directory:
             self.digests = {name: digest for name, digest in digests.items() if os.path.basename(name) == name}
         for name, digest in digests.items():
@@ -86,6 +86,37 @@ class _Records:
                 if content is not None and str(Sum(content)) != digest:
                     self.broken[f"{directory}{name}"] = "is not as it was submitted: its digest is another"
         return {"workflow.json", "jobs.jsonl", *digests}
+
+    def _digests(self, directory: str) -> dict[str, str]:
+        """Those in the `workflow.json` of a directory, or in what it held; the copy of it must say the same."""
+        name, copy = f"{directory}workflow.json", f"{directory}{COPY}"
+        layout = Layout(self._root)
+        layout.workflow_file = f"{self._root}/{name}"
+        data = self._read(name)
+        try:
+            if data is None:
+                raise DamagedFile(name, self.broken[name])
+            workflow = decode_workflow(data, name, layout.workflow_id)
+        except DamagedFile as damage:
+            self.broken[name] = damage.why
+            with suppress(DamagedFile):
+                self.restored[name] = workflow_record(layout, damage).data
+                return decode_workflow(self.restored[name], name).digests
+            return {}
+        if self._read(copy) == data or self.broken.get(copy) == "is missing":  # a spool may be older than the copies
+            self.broken.pop(copy, None)
+            return workflow.digests
+        self.broken[copy] = f"is not as {name}, of which it is the copy"
+        if not self._is_of(copy, layout.workflow_id):
+            self.restored[copy] = data
+        return workflow.digests
+
+    def _is_of(self, path: str, workflow_id: int | None) -> bool:
+        """Whether it may be right in spite of another that says something else."""
+        with suppress(DamagedFile):
+            decode_workflow(self._whole.get(path, b""), path, workflow_id)
+            return True
+        return False
 
     def lines(self, path: str, kind: type[T]) -> Iterable[T]:
         """What a record says, a line each; nothing where it is broken."""

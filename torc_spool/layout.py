@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from torc_spool import naming
 from torc_spool.model import OUTCOMES, Status
 
@@ -93,6 +95,12 @@ class Layout:
     def revise(self, number: int) -> None:
         """Let the records be those of a revision."""
         self.workflow_file, self.jobs_file = f"{self.revision(number)}/workflow.json", self.jobs_file_of(number)
+
+    @property
+    def workflow_id(self) -> int | None:
+        """By the directory's name; None where that is none of a workflow."""
+        named = naming.parse_workflow(os.path.basename(self.root))
+        return None if named is None else named[0]
 
     def ready_for(self, scheduler: str | None) -> str:
         """The directory of the ready jobs of a scheduler, by its name; None is `any`."""

@@ -34,10 +34,11 @@ from torc_spool.findings import (
 from torc_spool.model import RunnerEnd, Status
 from torc_spool.naming import ActionName
 from torc_spool.recovery import Owner
+from torc_spool.restore import LOST_AND_FOUND, workflow_record
 from torc_spool.settle import Settler
-from torc_spool.spool import command
+from torc_spool.spool import Spool, command
 from torc_spool.store import Store
-from torc_spool.survey import LOST_AND_FOUND, survey
+from torc_spool.survey import survey
 
 _LOOKS = 3
 _ROUNDS = 10
@@ -49,6 +50,14 @@ class Mended(NamedTuple):
     findings: list[Finding]
     repaired: int
     left: list[Finding]
+
+
+def open_anyway(spool: Spool, workflow_id: int) -> Store:
+    """A workflow to be checked, also where its `workflow.json` is damaged and something tells what it held.
+
+    Raises NotFound, DamagedFile, StorageError.
+    """
+    return spool.open(workflow_id, instead=workflow_record)
 
 
 def look(store: Store) -> list[Finding]:
@@ -224,7 +233,8 @@ class _Repair:
     def _restore(self, fix: Restore) -> None:
         """p8."""
         _park(self._store, fix.path)
-        fsops.replace(self._root, fix.path, fix.data, self._store.file_mode)
+        directory, name = os.path.split(f"{self._root}/{fix.path}")
+        fsops.replace(directory, name, fix.data, self._store.file_mode)
 
     def _rename(self, fix: Rename) -> None:
         """p3: no move of the table, since what is put right is what no move has made."""

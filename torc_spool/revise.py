@@ -15,7 +15,7 @@ from torc_spool.errors import StorageError, UsageError
 from torc_spool.model import Job, Workflow, WorkflowSpec
 from torc_spool.revision import DEFINES
 from torc_spool.store import Store
-from torc_spool.submission import Verbatim
+from torc_spool.submission import COPY, Verbatim
 
 _SUBMIT = "submit it as a new workflow"
 _FIXED = {
@@ -117,7 +117,8 @@ def publish(actor: Actor, revision: Candidate, check: Callable[[], None]) -> Non
     jobs = b"".join(encode(job) for job in revision.jobs)
     records = {"jobs.jsonl": jobs, revision.verbatim.name: revision.verbatim.data}
     digests = {name: str(Sum(data)) for name, data in records.items()}
-    records["workflow.json"] = encode(msgspec.structs.replace(revision.workflow, digests=digests))
+    workflow = encode(msgspec.structs.replace(revision.workflow, digests=digests))
+    records |= {COPY: workflow, "workflow.json": workflow}
     for name, data in records.items():
         fsops.create(f"{staging}/{name}", data, store.file_mode)
     fsops.sync_filesystem(staging)

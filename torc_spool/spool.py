@@ -11,7 +11,7 @@ from torc_spool import fsops, naming, recovery, submission
 from torc_spool.errors import NotFound, UsageError
 from torc_spool.inputs import check_inputs
 from torc_spool.model import WorkflowSpec
-from torc_spool.store import Store
+from torc_spool.store import Instead, Store
 from torc_spool.submission import Verbatim
 
 ENVIRONMENT = "TORC_SPOOL_DIR"
@@ -79,12 +79,12 @@ class Spool:
         ]
         return sorted(found)
 
-    def open(self, workflow_id: int) -> Store:
+    def open(self, workflow_id: int, *, instead: Instead | None = None) -> Store:
         """One workflow, to look at. Raises NotFound, DamagedFile."""
         workflows = self.workflows()
         for found in workflows:
             if found.id == workflow_id:
-                return Store.open(found.root, allow_shared=self.allow_shared)
+                return Store.open(found.root, allow_shared=self.allow_shared, instead=instead)
         has = ", ".join(str(found.id) for found in workflows[-8:]) or "none"
         raise NotFound(f"no workflow {workflow_id} in {self._looked}; there: {has}")
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from torc_spool import contents, fsops, lifecycle, naming, sortkeys, trust
 from torc_spool.contents import Content
-from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
+from torc_spool.errors import BadName, DamagedFile, FromTheFuture, NotFound, StorageError
 from torc_spool.graph import Ended, Ledger, Link
 from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, Layout
 from torc_spool.lifecycle import Move
@@ -28,6 +28,9 @@ _MAX_JOB_BYTES = 64 << 20  # what is larger is no job's file, and shall not fill
 _SNAPSHOT_TRIES = 5
 
 T = TypeVar("T")
+
+Instead = Callable[[Layout, DamagedFile], fsops.Content]
+"""Asked for what a damaged `workflow.json` held, which the layout names; raises DamagedFile where nobody knows."""
 
 
 class Place(NamedTuple):
@@ -54,6 +57,23 @@ class _LinkRecord(msgspec.Struct, frozen=True):
     scheduler: str | None = None
 
 
+def _read_workflow(layout: Layout, what: str, instead: Instead | None) -> tuple[Workflow, int]:
+    """What `workflow.json` says, and whose it is."""
+    path = layout.workflow_file
+    try:
+        content = fsops.read(path)
+        if content is None:
+            if fsops.entries(layout.root) is None:
+                raise NotFound(f"{layout.root} was deleted")
+            raise DamagedFile(path, f"is missing: this is not a {what}")
+        return contents.decode_workflow(content.data, path, layout.workflow_id), content.owner
+    except DamagedFile as damage:
+        if instead is None or isinstance(damage, FromTheFuture):
+            raise
+        content = instead(layout, damage)
+        return contents.decode_workflow(content.data, path, layout.workflow_id), content.owner
+
+
 class Store:
     """An open workflow. Make one with `open`."""
 
@@ -65,28 +85,15 @@ class Store:
         self._only_of: int | None = None  # whose files are believed; None: everybody's, for who only looks
 
     @classmethod
-    def open(cls, root: str, *, allow_shared: bool = False) -> Store:
-        """Read `workflow.json`. Raises NotFound, DamagedFile, StorageError."""
+    def open(cls, root: str, *, allow_shared: bool = False, instead: Instead | None = None) -> Store:
+        """Read `workflow.json`; `instead` is asked of a damaged one. Raises NotFound, DamagedFile, StorageError."""
         layout = Layout(root)
-        content = fsops.read(layout.workflow_file)
-        if content is None:
-            if fsops.entries(root) is not None:
-                raise DamagedFile(layout.workflow_file, "is missing: this is not a workflow, or not a whole one")
-            raise NotFound(f"{root} was deleted")
-        workflow = contents.decode_workflow(content.data, layout.workflow_file)
-        named = naming.parse_workflow(os.path.basename(root))
-        if named is not None and named[0] != workflow.id:
-            raise DamagedFile(
-                layout.workflow_file, f"is of workflow {workflow.id}, its directory's name says {named[0]}"
-            )
-        said_by_owner = workflow.shared and content.owner == os.geteuid()
+        workflow, owner = _read_workflow(layout, "workflow, or not a whole one", instead)
+        said_by_owner = workflow.shared and owner == os.geteuid()
         revision = latest_of(root)
         if revision:
             layout.revise(revision)
-            content = fsops.read(layout.workflow_file)
-            if content is None:
-                raise DamagedFile(layout.workflow_file, "is missing: this is not a whole revision")
-            workflow = contents.decode_workflow(content.data, layout.workflow_file)
+            workflow, _ = _read_workflow(layout, "whole revision", instead)
         return cls(layout, workflow, shared=allow_shared or said_by_owner, revision=revision)
 
     def check_trust(self) -> None:

@@ -24,6 +24,7 @@ from torc_spool.model import Action, Job, RunnerRecord, UserData, Workflow, Work
 from torc_spool.userdata import Datum, with_user_data
 
 IDS, STAGING, TRASH = ".ids", ".staging", ".trash"
+COPY = ".workflow.json"  # beside workflow.json: the same, for a repair
 _ID_TRIES = 10_000
 _IDS_END = 10**9  # what no directory of a workflow can be called is no id, whoever made it
 
@@ -77,7 +78,8 @@ def publish(
         digests = _write(root, target, spec, verbatim, shared=shared, progress=progress)
         workflow = _workflow(workflow_id, spec, cwd=cwd, output_dir=output_dir, shared=shared)
         workflow = msgspec.structs.replace(workflow, hash_inputs=hash_inputs, digests=digests)
-        _create(Layout(root).workflow_file, encode(workflow), 0o666 if shared else 0o644)
+        for record in (COPY, "workflow.json"):
+            _create(f"{root}/{record}", encode(workflow), 0o666 if shared else 0o644)
         fsops.sync_filesystem(root)
         _show(root, target)
         try:

@@ -17,12 +17,12 @@ from torc_spool.known import known_of
 from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES
 from torc_spool.model import OUTCOMES, RAN, Allocation, RunnerEnd, RunnerRecord, Status
 from torc_spool.picture import ActionFile, Event, JobFile, Odd, OwnerDirectory, Picture, Runner
+from torc_spool.restore import LOST_AND_FOUND
 from torc_spool.store import Store
 from torc_spool.submission import IDS
 
 T = TypeVar("T")
 
-LOST_AND_FOUND = "lost+found"
 _FILES = re.compile(r"workflow\.json|jobs\.jsonl|spec\.[a-z0-9]+|commands\.txt|user_data\.jsonl|actions\.jsonl|lock")
 _DIRECTORIES = {*(path for path in FIXED_DIRECTORIES if "/" not in path), "sick", "slurm", LOST_AND_FOUND}
 _TEMPORARY = re.compile(r"\..*\.tmp", re.DOTALL)
