@@ -1,6 +1,8 @@
 """`python -m torc_spool_cli`."""
 
-from .main import main
+import sys
+
+from .entry import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -114,6 +114,8 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal of another script cannot show is shown as its number
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _call(arguments: list[str], command: click.Command = cli, name: str = "torc-spool") -> int:

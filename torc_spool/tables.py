@@ -7,6 +7,8 @@ import csv
 import io
 import itertools
 import json
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -63,7 +65,9 @@ def rows(path: str) -> list[Row]:
 
 def _text(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SpecError(f"{quote(path)} is no regular file")
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise SpecError(f"{quote(path)} is larger than 256 MiB")
@@ -71,6 +75,10 @@ def _text(path: str) -> str:
     except (OSError, ValueError) as error:
         why = "it is not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", None) or error
         raise SpecError(f"{quote(path)} cannot be read: {why}") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe without a writer would hold up the reader for ever
 
 
 def _of_csv(path: str, text: str) -> Iterator[Row]:
