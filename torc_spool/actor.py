@@ -103,13 +103,13 @@ class Actor:
         """b2 to b6, once it is announced. Where the filesystem refuses it, it can be tried again. Raises as `born`."""
         directory = store.layout.runner(record.name)
         if not fsops.replace(directory, "runner.json", encode(record), store.file_mode):
-            raise Fenced(record.name, directory)
+            raise _missing(store, record.name, directory)
         try:
             fsops.create(f"{directory}/heartbeat", b"", store.file_mode)
             journal = fsops.open_append(f"{directory}/journal", store.file_mode)
         except StorageError as error:
             if error.errno in fsops.GONE:
-                raise Fenced(record.name, directory) from error
+                raise _missing(store, record.name, directory) from error
             raise
         try:
             _make_own(store, record.name)
@@ -275,10 +275,20 @@ class Actor:
         lead to it for half a minute (NFS). Raises Fenced, StorageError."""
         layout = self.store.layout
         for parent, own in ((layout.running, self.running), (layout.pending, self.pending)):
-            if self.name not in fsops.names(parent):
-                raise Fenced(self.name, own)
-        if self.name not in fsops.names(layout.runners):
-            raise Fenced(self.name, self.directory)
+            self._look_for(parent, own)
+        self._look_for(layout.runners, self.directory)
+
+    def _look_for(self, parent: str, own: str) -> None:
+        found = fsops.entries(parent)
+        if found is None:
+            raise self._lost(own)
+        if self.name not in found:
+            raise Fenced(self.name, own)
+
+    def _lost(self, directory: str) -> Fenced | StorageError:
+        """What it means that a directory of one's own cannot be listed. While the lease lasts nobody else can have it:
+        then a filesystem that is away for a moment is waited for."""
+        return Fenced(self.name, directory) if self.lease.lapsed else _missing(self.store, self.name, directory)
 
     def note(self, event: dict[str, Any]) -> None:
         """A line in the journal. A journal decides nothing: what a full disk refuses waits for the next line."""
@@ -322,7 +332,7 @@ class Actor:
     def _own(self, directory: str) -> list[str]:
         found = fsops.entries(directory)
         if found is None:
-            raise Fenced(self.name, directory)
+            raise self._lost(directory)
         return found
 
 
@@ -340,9 +350,18 @@ def _make_own(store: Store, name: str) -> None:
         fsops.make_directory(path, store.directory_mode)
     directory = store.layout.runner(name)
     if not fsops.touch(f"{directory}/heartbeat"):
+        error = _missing(store, name, directory)
+        if isinstance(error, StorageError):
+            raise error
         for path in reversed(own):
             fsops.remove_directory(path)
-        raise Fenced(name, directory)
+        raise error
+
+
+def _missing(store: Store, name: str, directory: str) -> Fenced | StorageError:
+    """Who is missing from a fresh listing of what its directory lies in is fenced; if that is not to be had either, it
+    is a refusal of the filesystem like any other."""
+    return Fenced(name, directory) if store.lacks(directory) else StorageError("list", directory, errno.ESTALE)
 
 
 def decode_journal(data: bytes) -> list[dict[str, Any]]:

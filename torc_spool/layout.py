@@ -7,6 +7,7 @@ import os
 from torc_spool import naming
 from torc_spool.model import OUTCOMES, Status
 
+IDS = ".ids"  # in the spool's directory; never removed
 FIXED_DIRECTORIES = (
     "blocked",
     "ready",

@@ -164,7 +164,7 @@ def _fence(actor: Actor, status: Status, family: Collection[str], moved: dict[st
     store = actor.store
     parent = store.layout.directory_of(status)
     own = store.layout.owned(status, actor.name)
-    while directories := _directories_of(family, fsops.names(parent)):
+    while directories := _directories_of(family, _names(parent)):
         # first those that have their new name already: no other can have it while they hold anything
         for directory, owner in sorted(directories.items(), key=lambda item: not item[0].startswith(f"{actor.name}~")):
             held = f"{parent}/{naming.taken_directory(actor.name, owner)}"
@@ -177,6 +177,14 @@ def _fence(actor: Actor, status: Status, family: Collection[str], moved: dict[st
                 if fsops.remove_directory(held):
                     break
                 actor.check_owned(status)  # else a taker who was fenced himself would try for ever
+
+
+def _names(path: str) -> list[str]:
+    """Of a directory that is there: whose listing fails has not been seen to be empty. Raises StorageError."""
+    found = fsops.entries(path)
+    if found is None:
+        raise StorageError("list", path, errno.ESTALE)
+    return found
 
 
 def _directories_of(family: Collection[str], names: Iterable[str]) -> dict[str, str]:

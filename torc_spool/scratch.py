@@ -19,6 +19,7 @@ class Scratch:
         self._directory, self._mode = directory, mode
         self._spare: str | None = None
         self._can_link = True
+        self._has_linked = False  # then files may lie there, whatever the filesystem says in between
 
     def replace(self, name: str, data: bytes) -> bool:
         """Put a new content in place of a file: written aside (f1), then one rename (f2).
@@ -38,16 +39,17 @@ class Scratch:
         except StorageError:
             self.clear()
             raise
+        self._has_linked = self._has_linked or kept
         if kept and done:
             self._spare = keep
         elif not kept:
-            self._can_link = False
+            self._can_link = self._has_linked  # what worked once was refused for another reason
             self.clear()
         return done
 
     def clear(self) -> None:
         """Remove what is kept."""
-        if self._can_link or self._spare is not None:
+        if self._has_linked:
             for name in _SPARES:
                 fsops.remove_file(f"{self._directory}/{name}")
         self._spare = None

@@ -348,6 +348,7 @@ class Served:
 
     def _resume_taking(self, actor: Actor) -> list[recovery.Recovered]:
         """Go on with what the filesystem has cut short."""
+        self.store.exists()  # it may be away: then what is not to be seen is not gone
         dead = {owner.name: owner for owner in recovery.taken_owners(self.store)}
         steps: list[recovery.Recovered] = []
         for name, taking in list(actor.taking.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 
@@ -17,7 +18,7 @@ from torc_spool.performers import Performers
 from torc_spool.performing import Performer
 from torc_spool.select import Offer
 from torc_spool.served import Left, Served, serve_directories
-from torc_spool.spool import Spool, command
+from torc_spool.spool import Found, Spool, command
 from torc_spool.starter import Starter
 from torc_spool.store import Store
 
@@ -45,6 +46,8 @@ class Serving:
         self._served: dict[int, Served] = {}
         self._starters: dict[int, Starter] = {}
         self._skipped: dict[str, str] = {}  # workflows that cannot be served, and why
+        self._refused: dict[str, str] = {}  # those that the filesystem would not let us open yet
+        self._was_there = False  # whether the spool was
         self._closed: list[tuple[int, int]] = []  # (workflow, exit code) of those that are done with
 
     def __iter__(self) -> Iterator[Served]:
@@ -60,16 +63,35 @@ class Serving:
     def open_new(self) -> Iterator[Served]:
         """All workflows of the spool that are not yet served, one after the other."""
         done = {workflow for workflow, _ in self._closed}
-        for found in self._spool.workflows():
+        listed = self._listed()
+        roots = {found.root for found in listed}
+        self._refused = {root: why for root, why in self._refused.items() if root in roots}
+        for found in listed:
             if found.id in self._served or found.id in done or found.root in self._skipped:
                 continue
             try:
-                yield self.open(found.id)
+                served = self.open(found.id)
+                self._refused.pop(found.root, None)
+                yield served
             except NotFound:
                 continue  # deleted meanwhile, or not of our scheduler
+            except StorageError as error:
+                if self._refused.get(found.root) != str(error):
+                    self._refused[found.root] = str(error)
+                    self._tell(f"workflow {found.id} is not served yet: {error}; trying again")
             except TorcSpoolError as error:
                 self._skipped[found.root] = str(error)
                 self._tell(f"workflow {found.id} is not served: {error}")
+
+    def _listed(self) -> list[Found]:
+        try:
+            found = self._spool.workflows()
+        except NotFound as error:
+            if self._was_there:  # it is away for a moment
+                raise StorageError("list", self._spool.path, errno.ENOENT) from error
+            raise
+        self._was_there = True
+        return found
 
     def open(self, workflow_id: int) -> Served:
         """Serve this one. Raises NotFound, UntrustedSpool, StorageError and others of the library."""
@@ -211,6 +233,6 @@ class Serving:
         codes = [code for _, code in self._closed]
         if fenced:
             codes.append(errors.EXIT_STOPPED)
-        if self._skipped:
+        if self._skipped or self._refused:
             codes.append(errors.EXIT_JOBS_LEFT)
         return max(codes, default=errors.EXIT_OK)

@@ -17,7 +17,7 @@ from torc_spool import contents, fsops, lifecycle, naming, sortkeys, trust
 from torc_spool.contents import Content
 from torc_spool.errors import BadName, DamagedFile, FromTheFuture, NotFound, StorageError
 from torc_spool.graph import Ended, Ledger, Link
-from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, Layout
+from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, IDS, Layout
 from torc_spool.lifecycle import Move
 from torc_spool.model import OUTCOMES, Action, Job, Needs, RunnerEnd, RunnerRecord, Status, Workflow
 from torc_spool.naming import Cause, JobName
@@ -141,8 +141,25 @@ class Store:
     # -- listings -------------------------------------------------------------------------------------------
 
     def exists(self) -> bool:
-        """Whether the workflow has not been deleted."""
-        return fsops.entries(self.layout.ready) is not None
+        """Whether the workflow has not been deleted. Raises StorageError where that cannot be told now."""
+        if fsops.entries(self.layout.ready) is not None:
+            return True
+        if self.lacks(self.layout.ready):
+            return False
+        raise StorageError("list", self.layout.ready, errno.ESTALE)
+
+    def lacks(self, path: str) -> bool:
+        """Whether a directory of this workflow is surely not there, by a fresh listing of what it lies in, or of what
+        that lies in. Where the whole spool is away (not mounted, its server not yet back) nothing is sure."""
+        while True:
+            parent, name = os.path.split(path)
+            found = fsops.entries(parent)
+            if found is not None:
+                # an empty mount point is no spool
+                return name not in found and (path != self.layout.root or IDS in found)
+            if path == self.layout.root:
+                return False
+            path = parent
 
     def is_outdated(self) -> bool:
         """Whether there is a later revision of the jobs than the one that was opened."""

@@ -19,11 +19,11 @@ from torc_spool.contents import encode
 from torc_spool.digest import Sum
 from torc_spool.errors import DamagedFile, StorageError, UntrustedSpool
 from torc_spool.evidence import Here, of_host
-from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, Layout
+from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, IDS, Layout
 from torc_spool.model import Action, Job, RunnerRecord, UserData, Workflow, WorkflowSpec
 from torc_spool.userdata import Datum, with_user_data
 
-IDS, STAGING, TRASH = ".ids", ".staging", ".trash"
+STAGING, TRASH = ".staging", ".trash"
 COPY = ".workflow.json"  # beside workflow.json: the same, for a repair
 _ID_TRIES = 10_000
 _IDS_END = 10**9  # what no directory of a workflow can be called is no id, whoever made it

@@ -14,12 +14,11 @@ from torc_spool import actions, fsops, naming, userdata
 from torc_spool.actor import decode_journal
 from torc_spool.errors import BadName, DamagedFile, NotFound, StorageError
 from torc_spool.known import known_of
-from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES
+from torc_spool.layout import ACTION_DIRECTORIES, FIXED_DIRECTORIES, IDS
 from torc_spool.model import OUTCOMES, RAN, Allocation, RunnerEnd, RunnerRecord, Status
 from torc_spool.picture import ActionFile, Event, JobFile, Odd, OwnerDirectory, Picture, Runner
 from torc_spool.restore import LOST_AND_FOUND
 from torc_spool.store import Store
-from torc_spool.submission import IDS
 
 T = TypeVar("T")
 
