@@ -105,7 +105,7 @@ def test_a_process_that_was_made_is_known_though_its_output_cannot_be_closed(
     order = Order(BASH, ("bash", "-c", "exit 7"), Environment({}, {}), {}, str(tmp_path), prepare)
     with monkeypatch.context() as patch:
         patch.setattr(spawn.os, "close", closing(os.close))
-        pid = spawn.spawn(order)
+        pid = spawn.spawn(order, order.prepare())
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 

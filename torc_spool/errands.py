@@ -82,7 +82,8 @@ class Errand:
 
     def close(self) -> None:
         for descriptor in self._descriptors or ():
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # a network filesystem may refuse here what the commands have written
+                os.close(descriptor)
         self._descriptors = None
 
     def end(self, grace_s: float) -> None:
@@ -209,8 +210,9 @@ class Errands:
 
     def exited(self, pid: int) -> bool:
         """Whether this child, which is to be waited for, is one of these; then it is reaped."""
-        while self._spawner.in_flight and pid not in self.pids():
-            self._take_in(wait=True)  # it may have ended before we heard that it had begun
+        if self._spawner.in_flight and pid not in self.pids():
+            self._spawner.await_made()  # it may have ended before we heard that it had begun
+            self._take_in(wait=False)
         for errand in self._over:
             if errand.pid == pid:
                 errand.collect()

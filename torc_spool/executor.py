@@ -157,9 +157,9 @@ class Executor:
         execution.oom_kills = self._oom.lately()
         self._spawner.start(execution, starter.order(execution))
 
-    def _take_in(self, *, wait: bool = False) -> None:
+    def _take_in(self) -> None:
         """Take in the processes that have been started since."""
-        started, failed = self._book(wait=wait)
+        started, failed = self._book()
         for execution in started:
             self._launched(execution)
             ending = execution.ending or (None if self._is_spared(execution) else self._ending)
@@ -172,11 +172,11 @@ class Executor:
         for execution, error in failed.items():
             self._not_launched(execution, error)
 
-    def _book(self, *, wait: bool) -> tuple[list[Execution], dict[Execution, Exception]]:
+    def _book(self) -> tuple[list[Execution], dict[Execution, Exception]]:
         """Note first of all what has been started: whatever goes wrong after that, it is known and can be killed."""
         started: list[Execution] = []
         failed: dict[Execution, Exception] = {}
-        for execution, pid, error in self._spawner.outcomes(wait=wait):
+        for execution, pid, error in self._spawner.outcomes():
             del self._launching[id(execution)]
             if error is not None:
                 failed[execution] = error
@@ -254,12 +254,19 @@ class Executor:
                     self._record(execution)
             elif self.errands.exited(exited.si_pid):
                 continue
-            elif self._launching:
-                self._take_in(wait=True)  # it ended before we heard that it had begun
+            elif self._is_launched(exited.si_pid):
+                continue  # it ended before we heard that it had begun
             else:
                 self._orphans.forget(exited.si_pid)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(exited.si_pid, os.WNOHANG)
+
+    def _is_launched(self, pid: int) -> bool:
+        """Whether this child is a job of which we had not heard yet."""
+        if self._launching:
+            self._spawner.await_made()
+            self._take_in()
+        return pid in self._running
 
     def _settle_doubts(self, now: float) -> None:
         """Record what has ended by itself after all."""
@@ -410,8 +417,9 @@ class Executor:
 
     def abandon(self) -> None:
         """Kill everything and record nothing: others hold our work, or we cannot go on."""
-        while self._spawner.in_flight:
-            self._book(wait=True)
+        self._spawner.stop()
+        self._spawner.await_made()
+        self._book()
         self._launching.clear()
         self.kill_all()
         self.errands.abandon()

@@ -69,6 +69,9 @@ class Spawner:
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self.in_flight = 0
+        self._made = threading.Condition()
+        self._making = 0  # processes that are being made, or are and have not been told of
+        self._is_stopped = False
 
     def start(self, token: Any, order: Order) -> None:
         """Have a process started; the outcome bears the token."""
@@ -96,6 +99,17 @@ class Spawner:
                 self.in_flight -= 1
         return found
 
+    def await_made(self) -> None:
+        """Until each process that there is has its outcome: a child of ours without one is none of these. What is still
+        being prepared, which may take long, is not waited for."""
+        with self._made:
+            self._made.wait_for(lambda: not self._making)
+
+    def stop(self) -> None:
+        """What has not been made yet is not made any more: its outcome is an error."""
+        with self._made:
+            self._is_stopped = True
+
     def close(self) -> None:
         """End the threads, when what is in flight has been started."""
         for _ in self._threads:
@@ -108,23 +122,45 @@ class Spawner:
         while (item := self._orders.get()) is not None:
             token, order = item
             try:
-                self._outcomes.put(Outcome(token, spawn(order), None))
+                descriptors = order.prepare()
             except Exception as error:
                 self._outcomes.put(Outcome(token, 0, error))
+            else:
+                self._make(token, order, descriptors)
             self._wake()
 
+    def _make(self, token: Any, order: Order, descriptors: tuple[int, int, int]) -> None:
+        with self._made:
+            is_wanted = not self._is_stopped
+            self._making += is_wanted
+        if not is_wanted:
+            _close(descriptors)
+            why = OSError(errno.ECANCELED, os.strerror(errno.ECANCELED), order.program)
+            self._outcomes.put(Outcome(token, 0, why))
+            return
+        try:
+            outcome = Outcome(token, spawn(order, descriptors), None)
+        except Exception as error:
+            outcome = Outcome(token, 0, error)
+        with self._made:
+            self._outcomes.put(outcome)
+            self._making -= 1
+            self._made.notify_all()
 
-def spawn(order: Order) -> int:
-    """Start a process in a process group of its own; returns its id. Raises OSError, and what `prepare` raises."""
-    stdin, stdout, stderr = order.prepare()
+
+def spawn(order: Order, descriptors: tuple[int, int, int]) -> int:
+    """Start a process with what `prepare` has opened, in a process group of its own; returns its id. Raises OSError,
+    ValueError."""
     try:
-        if _LIBC is None:
-            return _spawn_plainly(order, (stdin, stdout, stderr))
-        return _spawn(order, (stdin, stdout, stderr))
+        return _spawn_plainly(order, descriptors) if _LIBC is None else _spawn(order, descriptors)
     finally:
-        for descriptor in (stdout, stderr):
-            with contextlib.suppress(OSError):  # a network filesystem may refuse here what the process has written
-                os.close(descriptor)
+        _close(descriptors)
+
+
+def _close(descriptors: tuple[int, int, int]) -> None:
+    for descriptor in descriptors[1:]:
+        with contextlib.suppress(OSError):  # a network filesystem may refuse here what the process has written
+            os.close(descriptor)
 
 
 def _load() -> ctypes.CDLL | None:

@@ -54,6 +54,12 @@ class SimulatedSpawner:
         found, self._outcomes = self._outcomes, []
         return found
 
+    def await_made(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
