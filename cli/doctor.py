@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -43,6 +44,7 @@ def doctor(state: State, directory: str, word: str | None, peers: int | None) ->
     if not directory or fsops.entries(path) is None:
         raise NotFound(f"{directory or 'DIR is empty'}: there is no such directory; make it first")
     trust.check_directory(path, shared=state.allow_shared)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left behind then, either
     found, first = _measure(path, word, peers)
     verdict = doctors.judge(found)
     if not first:

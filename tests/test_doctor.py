@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,9 +252,32 @@ def test_what_the_filesystem_refuses_is_an_error_and_nothing_is_left(
             raise OSError(errno.ENOSPC, "full", path)
 
     monkeypatch.setattr(fsops, "fault", full)
-    with pytest.raises((StorageError, NotFound)):
+    with pytest.raises(StorageError, match="No space left on device"):
         probes.alone(str(tmp_path), 2)
     assert _left(tmp_path) == []
+
+
+def test_a_filesystem_that_is_full_for_one_process_alone_is_said_to_be_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = os.getpid()
+
+    def full(operation: str, path: str) -> None:
+        if operation == "create" and "/work/" in path and os.getpid() != own:
+            raise OSError(errno.ENOSPC, "full", path)
+
+    monkeypatch.setattr(fsops, "fault", full)
+    with pytest.raises(StorageError, match=r"cannot measure in .*: No space left on device"):
+        probes.alone(str(tmp_path), 2)
+    assert _left(tmp_path) == []
+
+
+def test_a_doctor_that_is_ended_leaves_nothing(lab: Lab) -> None:
+    waiting = lab.start("doctor", ".", "--peer", "word")
+    cliutil.wait_until(lambda: list(lab.cwd.glob(".doctor-word/peers/*")), "the doctor waits for its peer")
+    waiting.signal(signal.SIGTERM)
+    assert waiting.wait(code=4).stdout == ""
+    assert list(lab.cwd.glob(".doctor*")) == []
 
 
 def test_a_peer_that_does_not_come_is_missed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ the same order; after each, everybody says what it saw, and waits for what the o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
 import time
@@ -46,8 +47,8 @@ class Meeting:
         fsops.make_directory(meeting.path)
         for part in ("said", "peers", "work"):
             fsops.make_directory(f"{meeting.path}/{part}")
-        fsops.create(f"{meeting.path}/peers/{meeting._name}")
         try:
+            fsops.create(f"{meeting.path}/peers/{meeting._name}")
             peers = meeting._await(f"{meeting.path}/peers", lambda names: len(names) >= size, patience_s)
         except BaseException:
             meeting.remove()
@@ -130,22 +131,40 @@ def _content(path: str) -> Any:
 def alone(directory: str, size: int = 3) -> Findings:
     """Measure with some processes of one's own, on this node. Raises StorageError, NotFound."""
     word = f"{os.getpid()}-{os.urandom(4).hex()}"
+    path = meeting_path(directory, word)
     children = [child for _ in range(size - 1) if (child := _fork(directory, word, size))]
     try:
         return together(directory, word, size, patience_s=PATIENCE_S)[0]
+    except (NotFound, StorageError) as error:
+        is_gone = not isinstance(error, StorageError) or error.errno == errno.ENOENT
+        if is_gone and (refused := _ended(children)):
+            raise StorageError("measure in", path, refused[0]) from None
+        raise
     finally:
-        for child in children:
-            os.waitpid(child, 0)
-        fsops.remove_tree(meeting_path(directory, word))
+        _ended(children)
+        fsops.remove_tree(path)
 
 
 def _fork(directory: str, word: str, size: int) -> int:
     child = os.fork()
     if child:
         return child
-    with contextlib.suppress(BaseException):  # the parent misses our word, and says so
+    refused = 0
+    try:
         together(directory, word, size, patience_s=PATIENCE_S)
-    os._exit(0)
+    except StorageError as error:
+        refused = error.errno or 0
+    except BaseException:  # noqa: S110 - the parent misses our word, and says so
+        pass
+    os._exit(refused)
+
+
+def _ended(children: list[int]) -> list[int]:
+    """What the filesystem refused to our own processes, as errno, once they have ended."""
+    codes = []
+    while children:
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(children.pop(), 0)[1]))
+    return [code for code in codes if code > 0]
 
 
 def together(directory: str, word: str, size: int, *, patience_s: float = GATHERING_S) -> tuple[Findings, bool]:
