@@ -144,6 +144,7 @@ class Protocol(Recovery):
                 yield f"see {job}.{file.attempt}", state._replace(asking=("q1", job, file.attempt))
             elif file.place == "canceled" and not state.retried:
                 again = self._give_back(state, file)._replace(shown=state.shown - {job}, retried=self.chained)
+                again = again._replace(wishes=frozenset(wish for wish in state.wishes if wish[0] != job))
                 yield f"y1 {job}.{file.attempt}", again
         if not self.rules.own_content:  # writes aside what it has read, and renames it over what is there, or not
             for job, attempt in state.ever_ready:
@@ -224,16 +225,26 @@ class Protocol(Recovery):
         job, attempt, at = actor.job, actor.attempt, actor.at
         if at == "unsure":
             yield f"look {who}", self._looked(state, who, PENDING, "claimed" if self.rules.enoent_looks else "idle")
-        elif at == "claimed" and self.rules.start_looks and self._failed_before(state, who, job, attempt):
+        elif at == "claimed" and self.rules.start_looks and self._came_back(state, who, job, attempt):
             yield from self._look_before_start(state, who, job, attempt)
         elif at in ("claimed", "cleared"):
             yield from self._start(state, who, job, attempt)
         elif at == "started":
+            yield from self._return(state, who, job, attempt)
             yield from self._write(state, who, job, attempt)
         elif at == "written":
             yield from self._put_result(state, who, job, attempt)
         else:
             yield from self._finish(state, who, job, attempt)
+
+    def _return(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
+        """Give back: no process could be started."""
+        for directory in reach(state, RUNNING, who) if state.faults.returns else ():
+            source = find(state, job, directory, attempt)
+            if source:
+                given = self._give_back(state, source)
+                given = given._replace(faults=state.faults._replace(returns=state.faults.returns - 1))
+                yield f"give back {who}", go(given, who, "given", job, attempt + 1)
 
     def _write(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
         """The process has ended; f1."""
@@ -273,7 +284,7 @@ class Protocol(Recovery):
         yield from self._missing(state, who, RUNNING, job, attempt)
 
     def _heed_late_wish(self, state: State, who: int, actor: Actor) -> tuple[str, State]:
-        """After f3': a wish to cancel the attempt that was given back, which came too late for its holder."""
+        """After f3' or a give-back: a wish to cancel that attempt, which came too late for its holder."""
         job, attempt = actor.job, actor.attempt
         wish = (job, attempt - 1)
         if actor.at == "given":
@@ -287,21 +298,22 @@ class Protocol(Recovery):
         return f"late q1 {job}.{attempt}", after._replace(wishes=after.wishes | {(job, attempt)})
 
     @staticmethod
-    def _failed_before(state: State, who: int, job: int, attempt: int) -> int:
-        """The attempt by whose result a job is run again; 0: there is none."""
+    def _came_back(state: State, who: int, job: int, attempt: int) -> set[tuple[int, int]]:
+        """The attempts since the last outcome that was shown."""
         files = [file for file in state.files if file[:1] == (job,) and file[2] == attempt and file.place[0] == PENDING]
-        return -files[0].results[-1] if files and files[0].results and files[0].results[-1] < 0 else 0
+        return _since_shown(files[0]) if files else set()
 
     def _look_before_start(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
-        """Its giver may have died before he looked for a wish about the attempt that failed."""
-        wish = (job, self._failed_before(state, who, job, attempt))
-        if wish not in state.wishes:
+        """Its giver may have died before he looked for a wish about the attempt before."""
+        wishes = self._came_back(state, who, job, attempt) & state.wishes
+        if not wishes:
             yield f"look for wishes {who}", go(state, who, "cleared", job, attempt)
             return
         for directory in reach(state, PENDING, who):
             source = find(state, job, directory, attempt)
             if source:
-                yield f"v9 {who} canceled", go(self._cancel(state, source), who, "idle")
+                canceled = self._cancel(state, source)
+                yield f"v9 {who} canceled", go(canceled._replace(wishes=state.wishes - wishes), who, "idle")
         yield from self._missing(state, who, PENDING, job, attempt)
 
     def _start(self, state: State, who: int, job: int, attempt: int) -> Iterator[tuple[str, State]]:
@@ -322,10 +334,9 @@ class Protocol(Recovery):
     @staticmethod
     def _check_wish(state: State, file: File) -> None:
         """Who asked and has looked again is through: nothing that he meant starts any more."""
-        failed = -file.results[-1] if file.results else 0
         is_through = state.asking is None and (file.job, file.attempt) not in state.wishes
-        if is_through and (file.job, failed) in state.wishes:
-            raise Broken(f"I11: {file.job}.{failed} was to be canceled, and runs again")
+        for job, attempt in sorted(_since_shown(file) & state.wishes) if is_through else ():
+            raise Broken(f"I11: {job}.{attempt} was to be canceled, and runs again")
 
     def _missing(self, state: State, who: int, kind: str, job: int, attempt: int) -> Iterator[tuple[str, State]]:
         """ENOENT: the file is in no directory that the actor reaches. It lists its own directory."""
@@ -381,6 +392,12 @@ class Protocol(Recovery):
                 raise Broken(f"I11: the work ends with job {job} in {sorted(places)}")
             if able and files[0].place.startswith("canceled~") and self._is_stale(state, files[0]):
                 raise Broken(f"I11: the work ends with job {job} canceled because of what does not hold")
+
+
+def _since_shown(file: File) -> set[tuple[int, int]]:
+    """A job's attempts since the last whose outcome was shown, before the one in the name."""
+    shown = max((result % CANCELED for result in file.results if result > 0), default=0)
+    return {(file.job, attempt) for attempt in range(shown + 1, file.attempt)}
 
 
 _OF_A_PERSON = ("n1", "h1", "see", "y1", "edit")

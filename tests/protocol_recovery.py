@@ -55,7 +55,10 @@ class Recovery:
         elif actor.at.startswith("v6"):
             yield from self._collect(state, who, actor)
         elif actor.at == "v8":
-            yield self._give(state, who, actor)
+            name, after = self._give(state, who, actor)
+            yield name, after
+            if name == f"v9 {who} canceled" and state.faults.crashes:
+                yield self._give_blindly(state, who, actor)
 
     def _rename_directories(self, state: State, who: int, actor: Actor) -> Iterator[tuple[str, State]]:
         kind = actor.at[2]
@@ -132,6 +135,13 @@ class Recovery:
         if is_wanted:
             raise Broken(f"I11: {file.job}.{file.attempt} runs again, which was to be canceled")
         return f"v10 {who}", self._give_back(state, file)
+
+    def _give_blindly(self, state: State, who: int, actor: Actor) -> tuple[str, State]:
+        """v10 by one who had listed the wishes before this one was made, and dies before he looks again."""
+        file = min(file for file in state.files if file.place in (f"{RUNNING}{who}", f"{PENDING}{who}"))
+        given = self._give_back(state, file)
+        given = given._replace(faults=state.faults._replace(crashes=state.faults.crashes - 1))
+        return f"v10 {who} and crash", put(given, who, actor._replace(alive=False))
 
     def _give_back(self, state: State, file: File) -> State:
         """v10, f3'."""

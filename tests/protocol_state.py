@@ -34,7 +34,7 @@ class Rules(NamedTuple):
     wait_anew: bool = True  # w2: what waits for what is run again gets a new name
     cancel_is_revived: bool = True  # w1: a cancellation holds only while the attempt that it names does
     wish_passes_on: bool = True  # who takes over the work of the dead obeys what was wished of them
-    start_looks: bool = True  # X21: before a job is run again, for a wish about the attempt that failed
+    start_looks: bool = True  # X21: before a job is run again, for a wish about an attempt after which it came back
     asker_looks: bool = True  # q1: after a wish, whether the job has a later attempt by now
 
 
@@ -46,6 +46,7 @@ class Faults(NamedTuple):
     lost_replies: int = 0
     stale_paths: bool = False  # a renamed directory is reached by its old path until it is removed
     retries: int = 0  # results that a failure handler has run again
+    returns: int = 0  # jobs that are given back without having run: no process could be started
     commands: int = 0  # of a person: cancel, hold, release, retry
 
 

@@ -36,6 +36,8 @@ WORLDS = {
     "person and graph, anyway": World(2, Faults(commands=3), 3_000, chained=True, anyway=True),
 }
 SLOW = {
+    "cancel and give back": World(1, Faults(crashes=1, commands=1, returns=1), 1_000),
+    "cancel and take back": World(1, Faults(crashes=2, commands=1), 1_000),
     "person": World(1, Faults(declared=1, stale_paths=True, commands=2), 5_000),
     "retry": World(1, Faults(crashes=1, declared=1, retries=1), 3_000),
     "all faults": World(1, ALL, 20_000),

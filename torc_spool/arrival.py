@@ -36,7 +36,8 @@ def await_turn(
         if before:
             seconds = crowd.turn_s(before, calls_per_s())
             if seconds >= _TOLD_S:
-                tell(f"{before} runners start just before this one, which begins in {seconds:.0f} s")
+                they = "1 runner starts" if before == 1 else f"{before} runners start"
+                tell(f"{they} just before this one, which begins in {seconds:.0f} s")
             time.sleep(seconds)
 
     let_begin(crowd.rank(environ))

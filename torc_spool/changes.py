@@ -15,7 +15,7 @@ from torc_spool.contents import encode
 from torc_spool.errors import DamagedFile, NotFound, StorageError, UsageError
 from torc_spool.lifecycle import Move
 from torc_spool.model import MAX_PRIORITY, UNSUCCESSFUL, Job, Status
-from torc_spool.naming import Cause, Request
+from torc_spool.naming import Cause, Request, parse_request
 from torc_spool.recovery import Owner, Recovered
 from torc_spool.settle import Settler
 from torc_spool.store import Place, Store
@@ -94,6 +94,21 @@ def _cancel_one(store: Store, job: Job, place: Place, asked: dict[int, int]) -> 
     return Changed(job.id, job.name, False, f"is {place.status} already")
 
 
+class Answered:
+    """Wishes to cancel jobs that have their outcomes: left by who died just after he had obeyed them (X13)."""
+
+    def __init__(self, store: Store) -> None:
+        self._requests = store.layout.requests
+        found = map(parse_request, fsops.names(self._requests))
+        self._wishes = [request.job for request in found if request is not None and request.job is not None]
+
+    def drop(self, job: int, attempt: int) -> None:
+        """Remove those about a job and its attempts so far: whoever has it run again does not mean them any more."""
+        for wish in self._wishes:
+            if wish.id == job and wish.attempt <= attempt:
+                fsops.remove_file(f"{self._requests}/{Request(job=wish)}")
+
+
 def hold(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
     """Park waiting jobs until `release`."""
 
@@ -139,6 +154,7 @@ def retry(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
     settler.settle()
     asked = {job.id for job in jobs}
     roots = _forget(store, settler, asked)
+    answered = Answered(store)
 
     def waits_for(root: int) -> str:
         name = names.get(root) or next((each.name for each in store.records() if each.id == root), str(root))
@@ -152,6 +168,7 @@ def retry(store: Store, wanted: Collection[str] = ()) -> list[Changed]:
             return Changed(job.id, job.name, True, f"comes back with {names[root]!r}")
         if root is not None:
             return Changed(job.id, job.name, False, waits_for(root))
+        answered.drop(job.id, place.name.attempt)
         status, detail = return_to(store, settler, job, place)
         moved = store.move(Move.RETRY, place, status, detail, new_attempt=True)
         if moved is None:

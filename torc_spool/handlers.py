@@ -62,6 +62,12 @@ def _since_shown(attempts: Sequence[Attempt]) -> Iterator[Attempt]:
         yield attempt
 
 
+def last_shown(attempts: Sequence[Attempt]) -> int:
+    """The number of the last attempt whose outcome was shown; 0: none was."""
+    shown = (each.attempt for each in reversed(attempts) if each.outcome is not None and each.retry_rule is None)
+    return next(shown, 0)
+
+
 def last_retried(attempts: Sequence[Attempt]) -> Attempt | None:
     """The attempt because of which a job is run again, where it was a failure handler that wanted it."""
     return next(_since_shown(attempts), None)

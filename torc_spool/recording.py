@@ -60,15 +60,17 @@ def follow_given(served: Served, execution: Execution, given: Given) -> None:
 
 
 def obey_late_wish(served: Served, claimed: Claimed) -> bool:
-    """A wish to cancel the attempt that failed, where its runner died before it could see it (X21): it is obeyed before
-    the next one starts. False when there is none, or the job's file is gone. Raises StorageError, Fenced."""
-    failed = handlers.last_retried(claimed.content.job.attempts)
-    if failed is None:
+    """A wish to cancel an attempt after which the job came back, where who gave it back died before he could see it
+    (X21): it is obeyed before the next attempt starts. False when there is none, or the job's file is gone. Raises
+    StorageError, Fenced."""
+    name, shown = claimed.name, handlers.last_shown(claimed.content.job.attempts)
+    if name.attempt - 1 <= shown:
         return False
-    wish, name = Cause(claimed.name.id, failed.attempt), claimed.name
-    if wish not in served.wishes()[0] or not served.owner().show(claimed.filename, Status.CANCELED, Status.PENDING):
+    wishes = [wish for wish in served.wishes()[0] if wish.id == name.id and shown < wish.attempt < name.attempt]
+    if not wishes or not served.owner().show(claimed.filename, Status.CANCELED, Status.PENDING):
         return False
-    served.obeyed(naming.Request(job=wish))
+    for wish in wishes:
+        served.obeyed(naming.Request(job=wish))
     served.add(served.settler.after(name.id, name.attempt, Status.CANCELED))
     return True
 

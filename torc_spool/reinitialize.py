@@ -248,8 +248,10 @@ class _Apply:
 
     def _bring_back(self) -> None:
         """z7: what was canceled, or has no result: those that others wait for first."""
+        answered = changes.Answered(self._store)
         for step in self._plan.again:
             if step.id not in self._hand:
+                answered.drop(step.id, step.known.place.name.attempt)
                 self._change(step.known, self._comes_back)
 
     def _comes_back(self, known: Known, place: Place) -> Place | None:
