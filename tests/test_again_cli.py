@@ -214,3 +214,24 @@ def test_a_job_without_inputs_records_none(lab: Lab) -> None:
     assert content.attempts[0].inputs == {}
     assert content.attempts[0].outcome is Status.COMPLETED
     assert b'"inputs"' not in lab.file("j1").read_bytes()
+
+
+def test_one_file_that_cannot_be_read_leaves_all_as_it_was_and_says_what_mends_it(lab: Lab) -> None:
+    lab.submit("true", {"name": "next", "depends_on": ["j1"]})
+    lab.run(1)
+    file = lab.file("j1")
+    whole = file.read_bytes()
+    for words, content, why in (
+        ("reinitialize", whole[:30], "is no job's JSON"),
+        ("reset-status", whole.split(b'"attempts"')[0] + b'"attempts":[]}', "without a result of its attempt"),
+    ):
+        file.write_bytes(content)
+        said = lab.torc(words, 1, code=2).sentence()
+        assert str(file) in said
+        assert why in said
+        assert "nothing was done: mend it first with torc-spool fsck 1 --repair, then" in said
+    assert lab.states() == {"j1": "completed", "next": "completed"}
+    lab.torc("fsck", 1, "--repair", code=1)
+    lab.torc("reinitialize", 1)
+    lab.run(1)
+    assert attempts(lab) == {"j1": 2, "next": 2}

@@ -7,6 +7,7 @@ recovery, or we, put it back.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ def _carry_out(
         raise UsageError(
             f"{'; '.join(plan.refusals[:_SHOWN])}{more}. Wait until it has ended, or stop its runner: {_stop(store)}"
         )
-    _refuse_unreadable(plan)
+    _refuse_unreadable(store, plan)
     if not dry_run and (plan.steps or revision is not None):
         _Apply(store, jobs, plan).run(revision)
     return [
@@ -115,11 +116,12 @@ def _refuse_runners(store: Store, but: str | None = None) -> None:
         )
 
 
-def _refuse_unreadable(plan: Plan) -> None:
+def _refuse_unreadable(store: Store, plan: Plan) -> None:
     """What is to leave its outcome must hold its result, so that it can be put back."""
     for step in plan.again:
         if step.status is Status.COMPLETED and step.known.result is None:
-            raise DamagedFile(step.known.place.filename, f"is in done/{step.status} without a result of its attempt")
+            why = f"is in done/{step.status} without a result of its attempt"
+            raise _unreadable(store, store.path(step.known.place), why)
 
 
 # -- looking
@@ -140,8 +142,17 @@ def _look(store: Store, revision: Candidate | None) -> dict[int, Known]:
 
 
 def _filed(store: Store, place: Place) -> Job | None:
-    content = store.read_job(store.path(place), place.name.id)
+    try:
+        content = store.read_job(store.path(place), place.name.id)
+    except DamagedFile as damage:
+        raise _unreadable(store, damage.path, damage.why) from damage
     return None if content is None else content.job
+
+
+def _unreadable(store: Store, path: str, why: str) -> DamagedFile:
+    """Of one job nobody knows what it ran with: all is left as it was."""
+    mend = command(os.path.dirname(store.layout.root), f"fsck {store.workflow.id} --repair")
+    return DamagedFile(path, f"{why}; nothing was done: mend it first with {mend}, then say it again")
 
 
 def _files(store: Store, jobs: Mapping[int, Known], *, by_content: bool) -> Files:
