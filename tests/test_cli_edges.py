@@ -3,6 +3,7 @@ writer, other alphabets, a Ctrl-C while modules are loaded."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -71,3 +72,19 @@ def test_ctrl_c_while_modules_are_loaded_leaves_no_traceback(name: str, tmp_path
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, timeout=TIMEOUT_S, check=False
     )
     assert (stopped.returncode, stopped.stdout, stopped.stderr) == (4, b"", b"")
+
+
+def test_a_repair_makes_nothing_outside_of_the_workflow_for_a_runner_whose_name_is_a_path(lab: Lab) -> None:
+    lab.submit("true")
+    lab.run(1)
+    file = next((lab.root() / "done" / "completed").iterdir())
+    content = json.loads(file.read_text())
+    content["attempts"][0]["runner"] = "../../outside"
+    file.write_text(json.dumps(content))
+    found = json.loads(lab.torc("fsck", 1, "-f", "json", code=1).stdout)["findings"]
+    assert "attempts" in [each["kind"] for each in found]
+    lab.torc("fsck", 1, "--repair", code=1)
+    assert not (lab.spool / "outside").exists()
+    lab.torc("fsck", 1)
+    lab.run(1)
+    assert lab.jobs()["j1"]["attempt"] == 2

@@ -78,6 +78,15 @@ def test_what_is_not_known_is_said() -> None:
     assert remedies.of(job(), None, NONE, Terms()).cause == "failed"
 
 
+def test_what_will_not_be_enough_either_is_said() -> None:
+    stated, seen = [attempt(cause=MEMORY, stated_memory_bytes=30 * MIB, peak_memory_bytes=n * MIB) for n in (45, 210)]
+    first = remedies.of(job(stated, memory_mib=30), stated, NONE, Terms())
+    second = remedies.of(job(seen, memory_mib=30), seen, NONE, Terms())
+    assert first.resources == second.resources and first.resources.memory_bytes == 45 * MIB
+    assert first.why == "memory 30 MiB -> 45 MiB"
+    assert second.why == first.why + "; it has used 210 MiB already, see --memory-multiplier"
+
+
 def test_retries_are_bounded_and_the_end_of_a_runner_counts_only_where_no_runtime_is_stated() -> None:
     ends = [attempt(number, causes.RUNNER_ENDED, Status.TERMINATED) for number in range(1, 6)]
     assert remedies.of(job(*ends, runtime_s=60), ends[-1], NONE, Terms()).is_retried

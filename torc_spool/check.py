@@ -154,6 +154,8 @@ def _file(file: JobFile, known: Known) -> Iterator[Finding]:
         yield _bad("attempts", file, f"{file.path} has its attempts out of order: {numbers}")
     elif any(attempt.outcome not in (None, *OUTCOMES) for attempt in job.attempts):
         yield _bad("attempts", file, f"{file.path} has an attempt whose outcome is none")
+    elif any(attempt.runner is not None and not naming.is_runner(attempt.runner) for attempt in job.attempts):
+        yield _bad("attempts", file, f"{file.path} has an attempt of a runner whose name is none")
     elif job.depends_on != record.depends_on:
         yield _bad("edges", file, f"{file.path} waits for {_ids(job)}, and its record says {_ids(record)}")
     else:

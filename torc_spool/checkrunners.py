@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from torc_spool import naming
 from torc_spool.findings import ANEW, PARKED, Close, Finding, Make, Park, Rewrite, TakeBack
 from torc_spool.model import Attempt, Job
 from torc_spool.naming import Cause
@@ -98,7 +99,7 @@ def _ran(files: list[JobFile]) -> dict[str, list[tuple[int, Attempt]]]:
     ran: dict[str, list[tuple[int, Attempt]]] = {}
     for file in files:
         for entry in file.job.attempts if file.job is not None else ():
-            if entry.runner is not None:
+            if entry.runner is not None and naming.is_runner(entry.runner):  # it becomes a path
                 ran.setdefault(entry.runner, []).append((file.name.id, entry))
     return ran
 

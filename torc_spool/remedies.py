@@ -64,7 +64,8 @@ def of(job: Job, result: Attempt | None, ceilings: Ceilings, terms: Terms) -> Re
         if more is None:
             return leave(f"it had {_mib(had)}, and {ceilings.memory.by} no more than {_mib(ceilings.memory.most)}")
         resources = msgspec.structs.replace(resources, memory_bytes=more)
-        why = f"memory {_mib(had)} -> {_mib(more)}{_capped(more, ceilings.memory)}"
+        note = _capped(more, ceilings.memory) or _not_enough(more, result.peak_memory_bytes)
+        why = f"memory {_mib(had)} -> {_mib(more)}{note}"
     elif cause == causes.OUT_OF_TIME and result is not None and result.stated_runtime_s is not None:
         stated = result.stated_runtime_s
         more = _more(stated, job.resources.runtime_s, terms.runtime_multiplier, ceilings.runtime, 1, MAX_RUNTIME_S)
@@ -108,6 +109,10 @@ def _more(had: int, has: int | None, factor: float, ceiling: Ceiling, unit: int,
 
 def _capped(more: int, ceiling: Ceiling) -> str:
     return f" ({ceiling.by} no more)" if more == ceiling.most else ""
+
+
+def _not_enough(more: int, used: int | None) -> str:
+    return f"; it has used {_mib(used)} already, see --memory-multiplier" if used is not None and used > more else ""
 
 
 def _mib(size: int | None) -> str:
