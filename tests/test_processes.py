@@ -313,6 +313,24 @@ def test_kill_marked_ends_all_and_counts_them(job: Job) -> None:
     assert job.kill() == 0
 
 
+@pytest.mark.parametrize(
+    ("environment", "is_ended"),
+    [
+        ("TORC_ALLOCATION=5 SLURM_JOB_ID=5", True),
+        ("TORC_ALLOCATION=5", True),
+        ("SLURM_JOB_ID=5", True),
+        ("TORC_ALLOCATION=5 SLURM_JOB_ID=6", False),
+        ("TORC_ALLOCATION= SLURM_JOB_ID=6", False),
+    ],
+)
+def test_kill_marked_spares_what_a_job_has_sent_to_slurm(environment: str, is_ended: bool, job: Job) -> None:
+    child = job.shell(f"exec env -u SLURM_JOB_ID {environment} /bin/sh -c 'echo up; exec sleep 60'")
+    assert read_line(child) == "up"
+    wait_until(lambda: b"sleep" in Path(f"/proc/{child.pid}/cmdline").read_bytes(), "its last program")
+    assert job.kill() == is_ended
+    assert (child.poll() is None) != is_ended
+
+
 def test_kill_marked_ends_children_that_cleared_their_environment(job: Job) -> None:
     child = job.shell("env -i setsid /bin/sh -c 'echo $$; sleep 60' & wait")
     cleared = read_pid(child)

@@ -49,6 +49,7 @@ def test_a_job_gets_its_directory_its_environment_and_nothing_else(lab: Lab) -> 
         f"TORC_OUTPUT_DIR={lab.root()}/output",
         f"TORC_SPOOL_DIR={lab.spool}",
         f"TORC_RUNNER={row['runner']}",
+        "TORC_ALLOCATION=",
     }
 
 

@@ -17,6 +17,7 @@ from torc_spool.errors import DamagedFile, StorageError
 from torc_spool.execution import TASK_VARIABLE
 from torc_spool.model import Action, Status, Trigger
 from torc_spool.naming import ActionName
+from torc_spool.processes import ALLOCATION_VARIABLE
 from torc_spool.served import FINISHED_AGE_S, LISTING_SHARE, Served
 from torc_spool.spawn import Environment
 
@@ -48,6 +49,7 @@ class Performer:
             "TORC_OUTPUT_DIR": output_dir,
             "TORC_SPOOL_DIR": spool,
             "TORC_RUNNER": runner,
+            ALLOCATION_VARIABLE: environ.get("SLURM_JOB_ID", ""),
         }
         hidden = {*_OWN_VARIABLES, *_NOT_FOR_ACTIONS, *fixed}
         inherited, given = (

@@ -208,12 +208,16 @@ def _pidfd(pid: int) -> int | None:
 
 # --- processes by a mark in their environment
 
+ALLOCATION_VARIABLE = "TORC_ALLOCATION"
+"""Of a job: the allocation of Slurm in which its runner is; empty where it is in none."""
+
 
 def find_marked(variable: str, value: str) -> list[int]:
     """Pids, our own aside, of processes whose environment holds exactly ``variable=value``.
 
     That is the environment with which they were started, proc_pid_environ(5). Processes whose environment
-    this user may not read, or that have written over it, are not found.
+    this user may not read, or that have written over it, are not found; nor are those of another allocation of Slurm
+    than `ALLOCATION_VARIABLE` says.
     """
     return sorted(_find_marked((variable, value)))
 
@@ -276,7 +280,16 @@ def _holds(pid: int, entries: Iterable[bytes]) -> bool:
         environ = _environ(pid)
     except (*_GONE, PermissionError):
         return False
-    return all(b"\0" + entry + b"\0" in b"\0" + environ + b"\0" for entry in entries)
+    held = environ.split(b"\0")
+    return all(entry in held for entry in entries) and not _is_elsewhere(held)
+
+
+def _is_elsewhere(environ: Collection[bytes]) -> bool:
+    """Whether Slurm runs the process in another allocation than the job's that has asked for it: sbatch gives a job's
+    environment, and so its marks, to what it starts."""
+    said = {name: value for name, _, value in (entry.partition(b"=") for entry in environ)}
+    here, asked_by = said.get(b"SLURM_JOB_ID"), said.get(ALLOCATION_VARIABLE.encode())
+    return here is not None and asked_by is not None and here != asked_by
 
 
 def _environ(pid: int) -> bytes:

@@ -14,6 +14,7 @@ from torc_spool.errors import StorageError
 from torc_spool.execution import TASK_VARIABLE, Execution, Outputs
 from torc_spool.model import Job, StdioMode, Workflow
 from torc_spool.naming import JobName
+from torc_spool.processes import ALLOCATION_VARIABLE
 from torc_spool.slots import Grant
 from torc_spool.spawn import Environment, Order
 
@@ -81,6 +82,7 @@ class Starter:
             "TORC_OUTPUT_DIR": output_dir,
             "TORC_SPOOL_DIR": spool,
             "TORC_RUNNER": runner,
+            ALLOCATION_VARIABLE: environ.get("SLURM_JOB_ID", ""),
         }
         self._reserved = {*_OWN_VARIABLES, *_OF_NODES, _RETURN_CODE, gpu_variable, *fixed}
         self._inherited = {**self._givable(environ), **fixed}
