@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
 import pytest
 
-from torc_spool import fsops
+from torc_spool import fsops, locking, mounts
 from torc_spool.locking import PAUSE_S, WAIT_S, ClaimLock
 
 DEADLOCK_S = 60  # how long a test waits for a process that should long have answered
@@ -72,12 +73,12 @@ def test_who_is_alone_has_it_at_once(lock: ClaimLock, clock: Clock) -> None:
     assert clock.slept == []
 
 
-def test_it_can_be_had_again_and_again_by_one_call_with_a_path(lock: ClaimLock) -> None:
+def test_it_can_be_had_again_and_again_by_two_calls_with_a_path(lock: ClaimLock) -> None:
     before = fsops.calls.total()
     for _ in range(5):
         with lock.held() as held:
             assert held
-    assert fsops.calls.total() - before == 1
+    assert fsops.calls.total() - before == 2, "it is opened, and its filesystem looked at"
 
 
 def test_who_finds_it_taken_waits_a_bounded_time_and_goes_on_without_it(
@@ -307,3 +308,30 @@ def test_a_holder_that_is_frozen_costs_one_wait_and_then_nothing_but_order(
     clock.now += PAUSE_S
     with lock.held() as held:
         assert held
+
+
+def test_a_lock_whose_calls_do_not_come_back_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on NFS 3, where the server's lockd cannot be reached."""
+    path = tmp_path / "lock"
+    path.touch()
+    answers, called = threading.Event(), []
+
+    def hang(descriptor: int, **_: object) -> bool:
+        called.append(descriptor)
+        return answers.wait(60)
+
+    monkeypatch.setattr("filelock.lock_descriptor", hang)
+    monkeypatch.setattr(mounts, "is_network", lambda _path: True)
+    monkeypatch.setattr(locking, "WAIT_S", 0.0)
+    monkeypatch.setattr(locking, "HUNG_S", 0.05)
+    lock = ClaimLock(str(path))
+    for _ in range(2):
+        with lock.held() as is_ours:
+            assert not is_ours
+    assert len(called) == 1, "it is not asked for again"
+    answers.set()  # the server is back: the thread lets go of what it got
+    for thread in threading.enumerate():
+        if thread.daemon and thread is not threading.main_thread():
+            thread.join(60)
+    with pytest.raises(OSError):
+        os.fstat(called[0])
