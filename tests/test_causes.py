@@ -192,6 +192,16 @@ def test_who_is_killed_by_the_kernel_or_over_a_limit_is_told_from_who_fails(lab:
     }
 
 
+def test_a_return_code_may_tell_of_a_kill_on_another_machine(lab: Lab) -> None:
+    """As that of docker, ssh or srun."""
+    needs = [{"name": "some", "memory": "64m"}]
+    lab.submit({"name": "told", "command": "exit 137", "resource_requirements": "some"}, resource_requirements=needs)
+    lab.run(1, code=1)
+    assert (lab.job("told")["cause"], lab.job("told")["return_code"]) == ("out_of_memory", 137)
+    (row,) = lab.torc("recover", 1, "--dry-run", "-f", "json").json["failures"]
+    assert (row["action"], row["new_memory_bytes"]) == ("retry", 96 << 20)
+
+
 def run_until_killed(lab: Lab) -> None:
     assert lab.torc("run", 1, code=None).code == -signal.SIGKILL
 

@@ -112,8 +112,10 @@ class Execution:
             return False
         cause = None
         if self.ending is None and code:
-            # what was killed on the other nodes of a job, nobody counts here
-            is_here = self.job.resources.num_nodes == 1
+            # What was killed on the other nodes of a job nobody counts here; nor what docker, ssh or srun tells of by
+            # a return code: that may have been anywhere, and is taken for what it says, as Torc does.
+            is_told = code == causes.RETURN_CODE_KILLED and os.WIFEXITED(wait_status)
+            is_here = self.job.resources.num_nodes == 1 and not is_told
             after = counter.now() if counter is not None and is_here else NOT_KNOWN
             cause = causes.of_exit(code, self.oom_kills, after, is_alone=self.is_alone)
         self._exit = (code, cause, usage, ended_clock - self.started_clock)
