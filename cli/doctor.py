@@ -47,12 +47,12 @@ def doctor(state: State, directory: str, word: str | None, peers: int | None) ->
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left behind then, either
     found, first = _measure(path, word, peers)
     verdict = doctors.judge(found)
-    if not first:
-        say(f"verdict: {verdict.word}; the doctor on {found.hosts[0]} tells the rest")
-        return EXIT_OK if verdict.ok else EXIT_JOBS_FAILED
     data = doctors.report(found, verdict, time=report.iso(time.time()))
-    doctors.keep(path, data)
-    if state.json:
+    if first:
+        doctors.keep(path, data)
+    if not first and word is None:  # the output of a step is one
+        say(f"verdict: {verdict.word}; the doctor on {found.hosts[0]} tells the rest")
+    elif state.json:
         show_json(data)
     else:
         for line in _text(found, verdict):
