@@ -173,7 +173,8 @@ def run(
     lease_s = leases.DEFAULT_S if lease is None else leases.check(lease, "--lease")
     spool = state.spool()
     budget = doctor.budget(spool.path, calls_per_second)
-    arrival.await_turn(spool.path, budget, tell=say)  # the time limit begins after it
+    begun = arrival.await_turn(spool.path, budget, is_watched=sys.stderr.isatty(), tell=say)
+    click.get_current_context().call_on_close(begun)  # the time limit begins here
     workflow_id = None if spec_or_id is None else workflow_or_spec(spool, spec_or_id)
     if spec_or_id is not None and workflow_id is None:
         from .submit import publish, read_spec  # reading specs is not what most runners are started for
@@ -202,7 +203,7 @@ def run(
         calls_per_s=calls_per_second,
     )
     view = _bar(spool.open(workflow_id).workflow.num_jobs) if workflow_id and sys.stderr.isatty() else _Lines()
-    runner = Runner(spool, options, workflow_id=workflow_id, tell=view.tell, progress=view.progress)
+    runner = Runner(spool, options, workflow_id=workflow_id, tell=view.tell, progress=view.progress, begun=begun)
     with view:
         result = runner.run()
     _tell_end(state, workflow_id, result)

@@ -147,7 +147,7 @@ def _update(store: Any) -> None:
 def test_the_crash_table_x44_a_mark_of_one_that_came_and_died_holds_up_nobody_for_long(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """X44, m1."""
+    """X44, m1 to m3."""
     spool, now, slept = str(base / "spool"), time.time(), []
     make_graph(spool)
     monkeypatch.setattr(mounts, "is_network", lambda _path: True)
@@ -158,7 +158,7 @@ def test_the_crash_table_x44_a_mark_of_one_that_came_and_died_holds_up_nobody_fo
     for later, waits, left in ((60, 1, [mark]), (700, 0, [])):
         slept.clear()
         monkeypatch.setattr(time, "time", lambda later=later: now + later)
-        await_turn(spool, lambda: 100, environ={})
+        await_turn(spool, lambda: 100, environ={})()
         assert len(slept) == waits
         assert [name for name in os.listdir(spool) if naming.parse_arrival(name)] == left
     check_invariants(root(spool))

@@ -56,7 +56,7 @@ def test_a_ring_has_all_others_once() -> None:
     [
         ({}, 0.0),
         ({"SLURM_PROCID": "0"}, 0.0),
-        ({"SLURM_PROCID": "100"}, 100 * crowd.BEGIN_CALLS / 500),
+        ({"SLURM_PROCID": "100"}, crowd.turn_s(100, 500)),
         ({"SLURM_PROCID": "100", "TORC_RUNNER": "a job is no task of the step"}, 0.0),
         ({"SLURM_PROCID": "9" * 5000}, 0.0),
         ({"SLURM_PROCID": "-1"}, 0.0),
@@ -92,18 +92,70 @@ def never() -> float:
 
 def test_who_comes_alone_waits_for_nobody(tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     with watched(monkeypatch) as calls:
-        arrival.await_turn(str(tmp_path), never, environ={})
-    assert (slept, os.listdir(tmp_path)) == ([], [])
+        begun = arrival.await_turn(str(tmp_path), never, environ={})
+        assert (slept, len(os.listdir(tmp_path))) == ([], 1)
+        begun()
+        begun()
+    assert os.listdir(tmp_path) == []
     assert [operation for operation, _ in calls.made] == ["create", "list", "unlink"]
+
+
+def test_a_mark_counts_until_its_runner_has_begun(
+    tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = arrival.await_turn(str(tmp_path), never, environ={})
+    monkeypatch.setattr(time, "time", lambda: NOW + 0.1)
+    second = arrival.await_turn(str(tmp_path), lambda: 500, environ={})
+    assert slept == [crowd.turn_s(1, 500)]
+    first()
+    second()
+    arrival.await_turn(str(tmp_path), never, environ={})
+    assert slept == [crowd.turn_s(1, 500)]
+
+
+def test_who_is_stopped_while_it_waits_leaves_no_mark(
+    tmp_path: Path, slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came(tmp_path, -1)
+
+    def stop(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", stop)
+    with pytest.raises(KeyboardInterrupt):
+        arrival.await_turn(str(tmp_path), lambda: 500, environ={})
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_whom_nobody_watches_comes_at_a_random_moment(tmp_path: Path, slept: list[float]) -> None:
+    told: list[str] = []
+    for number in range(30):
+        arrival.await_turn(str(tmp_path), lambda: 2000, environ={}, is_watched=False, tell=told.append)()
+        assert len(slept) == number + 1
+    assert len(set(slept)) == 30
+    assert all(0 <= seconds <= crowd.marking_s(2000) for seconds in slept)
+    assert crowd.SHARE * crowd.marking_s(2000) * 2000 + 1 >= crowd.CROWD * crowd.MARK_CALLS
+    slept.clear()
+    arrival.await_turn(str(tmp_path), lambda: 2000, environ={"SLURM_PROCID": "3"}, is_watched=False)
+    assert slept == [crowd.turn_s(3, 2000)]  # the step has spread them
+
+
+def test_in_a_crowd_only_the_first_begin_while_the_others_leave_their_marks(tmp_path: Path, slept: list[float]) -> None:
+    for before in range(crowd.HANDFUL + 1):
+        slept.clear()
+        arrival.await_turn(str(tmp_path), lambda: 500, environ={}, is_watched=False)()
+        held = crowd.marking_s(500) if before >= crowd.HANDFUL else 0.0
+        assert slept[1:] == ([held + crowd.turn_s(before, 500)] if before else [])
+        came(tmp_path, -1)
 
 
 def test_who_comes_with_others_lets_those_begin_that_came_before(tmp_path: Path, slept: list[float]) -> None:
     others = {came(tmp_path, seconds) for seconds in (-500, -9, -0.5, 0.5, 60)}
     told: list[str] = []
     for budget in (500, 50):
-        arrival.await_turn(str(tmp_path), lambda budget=budget: budget, environ={}, tell=told.append)
-    assert slept == [3 * crowd.BEGIN_CALLS / 500, 3 * crowd.BEGIN_CALLS / 50]
-    assert told == ["3 runners start just before this one, which begins in 5 s"]
+        arrival.await_turn(str(tmp_path), lambda budget=budget: budget, environ={}, tell=told.append)()
+    assert slept == [crowd.turn_s(3, 500), crowd.turn_s(3, 50)]
+    assert told == [f"3 runners start just before this one, which begins in {crowd.turn_s(3, 50):.0f} s"]
     assert set(os.listdir(tmp_path)) == others
 
 
@@ -112,7 +164,7 @@ def test_marks_of_the_dead_are_forgotten_and_removed(tmp_path: Path, slept: list
     (tmp_path / f"{min(dead)}0").touch()  # foreign
     (tmp_path / ".doctor.json").touch()
     for _ in range(2):
-        arrival.await_turn(str(tmp_path), never, environ={})
+        arrival.await_turn(str(tmp_path), never, environ={})()
     assert slept == []
     assert sorted(os.listdir(tmp_path)) == [f"{min(dead)}0", ".doctor.json"]
 
@@ -120,13 +172,13 @@ def test_marks_of_the_dead_are_forgotten_and_removed(tmp_path: Path, slept: list
 def test_where_no_mark_can_be_made_a_runner_begins_at_once(tmp_path: Path, slept: list[float]) -> None:
     arrival.await_turn(str(tmp_path / "none"), never, environ={})
     arrival.await_turn(str(tmp_path / "none"), lambda: 500, environ={"SLURM_PROCID": "2"})
-    assert slept == [2 * crowd.BEGIN_CALLS / 500]
+    assert slept == [crowd.turn_s(2, 500)]
 
 
 def test_on_a_local_filesystem_no_mark_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mounts, "is_network", lambda _path: False)
     with watched(monkeypatch) as calls:
-        arrival.await_turn(str(tmp_path), never, environ={})
+        arrival.await_turn(str(tmp_path), never, environ={}, is_watched=False)()
     assert calls.made == []
 
 
@@ -143,6 +195,35 @@ def test_a_pace_has_a_floor() -> None:
     assert pace.at == 80.0
     pace.now()
     assert pace.at == 40.0
+
+
+def test_a_pace_that_rests_looks_at_nothing_whatever_happens() -> None:
+    now = [0.0]
+    pace = Pace(1.0, clock=lambda: now[0])
+    assert not pace.rest(0.0)
+    assert pace.is_open
+    assert pace.rest(40.0)
+    pace.hurry()
+    pace.now()
+    assert (pace.is_open, pace.due(), pace.next_at) == (False, False, 40.0)
+    now[0] = 40.0
+    assert (pace.is_open, pace.due()) == (True, True)
+
+
+def test_what_is_looked_at_soon_heeds_the_floor() -> None:
+    now = [7.0]
+    pace = Pace(1.0, clock=lambda: now[0])
+    pace.soon()
+    assert pace.due()
+    pace.least = 40.0
+    pace.soon()
+    assert pace.next_at == 47.0
+
+
+def test_only_a_crowd_puts_off_its_end() -> None:
+    assert crowd.leaving_s(crowd.HANDFUL - 1, 2000) == 0.0
+    longest = 999 * crowd.END_CALLS / (crowd.SHARE * 2000)
+    assert all(0 <= crowd.leaving_s(999, 2000) <= longest for _ in range(99))
 
 
 @pytest.mark.parametrize(
@@ -253,9 +334,20 @@ def test_a_crowd_that_starts_at_once_stays_within_its_budget(step: bool, simulat
     with directory_in_memory(tmp_path) as directory:
         figures = simulate(simulating, str(directory), runners=40, jobs=80, calls_per_s=400, step=step)
     assert figures.done == 80
-    # the jobs' own steps come to the budget
-    assert max(sum(figures.by_second[at : at + 5]) for at in range(len(figures.by_second))) <= 1.25 * 5 * 400
+    assert max(figures.by_second) <= 400
     assert figures.phases["birth"] <= 40 * crowd.BEGIN_CALLS
+    assert figures.births <= 1.5 * (crowd.turn_s(40, 400) + (0.0 if step else crowd.marking_s(400)))
+
+
+def test_a_crowd_that_waits_is_not_told_of_the_end_at_once(simulating: object, tmp_path: Path) -> None:
+    """One job is left: all others wait, and learn in one moment that they may leave."""
+    with directory_in_memory(tmp_path) as directory:
+        figures = simulate(
+            simulating, str(directory), runners=40, jobs=42, seconds=100, barrier=True, calls_per_s=500, step=True
+        )
+    assert figures.done == 42
+    ended = figures.by_second[int(figures.makespan) - 1 :]
+    assert max(ended) <= 500
 
 
 def test_a_crowd_waits_for_one_job_almost_silently(simulating: object, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 What one asks before its first job is little, and what a thousand ask at once is more than a server should be asked.
 None of them knows of the others until it is there itself; so each tells first that it comes, with a file of which the
-name is all, and counts the files of those before it: two calls. Who comes alone waits for nobody.
+name is all, and counts the files of those before it. The file stays until its maker has begun: those that come
+meanwhile leave it time. The marks of a thousand are many calls, too: who has no place in a step of Slurm, and whom no
+terminal watches, comes at a random moment.
 
 On a local filesystem there is no crowd, and no mark. It is courtesy alone: a mark decides nothing about any job.
 """
@@ -28,31 +30,69 @@ def await_turn(
     calls_per_s: Callable[[], float],
     *,
     environ: Mapping[str, str] = os.environ,
+    is_watched: bool = True,
     tell: Callable[[str], None] = lambda _line: None,
-) -> None:
-    """Wait until it is this runner's turn to begin. `calls_per_s` tells the budget, and is asked only by who waits."""
+) -> Callable[[], None]:
+    """Wait until it is this runner's turn to begin. Call what it returns once it has begun, or will not.
 
-    def let_begin(before: int) -> None:
-        if before:
-            seconds = crowd.turn_s(before, calls_per_s())
-            if seconds >= _TOLD_S:
-                they = "1 runner starts" if before == 1 else f"{before} runners start"
-                tell(f"{they} just before this one, which begins in {seconds:.0f} s")
-            time.sleep(seconds)
-
-    let_begin(crowd.rank(environ))
+    `calls_per_s` tells the budget, and is asked only by who waits. `is_watched`: somebody sits before it.
+    """
+    rank, crowd_s = crowd.rank(environ), 0.0
+    if rank:
+        _let_begin(rank, crowd.turn_s(rank, calls_per_s()), tell)
     if not mounts.is_network(spool):
-        return
+        return _nothing
+    if not rank and not is_watched:
+        crowd_s = crowd.marking_s(calls_per_s())
+        _come_at_random(crowd_s, tell)
     mark = naming.new_arrival(time.time())
     try:
         fsops.create(f"{spool}/{mark}")
     except StorageError:
-        return  # there is no spool yet, or nothing can be made in it: what comes next says so
+        return _nothing  # there is no spool yet, or nothing can be made in it: what comes next says so
+    begun = _Mark(f"{spool}/{mark}").remove
     try:
-        let_begin(_marks_before(spool, mark))
-    finally:
-        with suppress(StorageError):
-            fsops.remove_file(f"{spool}/{mark}")
+        before = _marks_before(spool, mark)
+        if before:
+            # the marks of a crowd shall not come on top of what its first ones ask
+            held_s = crowd_s if before >= crowd.HANDFUL else 0.0
+            _let_begin(before, held_s + crowd.turn_s(before, calls_per_s()), tell)
+    except BaseException:
+        begun()
+        raise
+    return begun
+
+
+class _Mark:
+    """A file that tells of a runner that has not begun yet."""
+
+    def __init__(self, path: str) -> None:
+        self._path: str | None = path
+
+    def remove(self) -> None:
+        """At once, and only once."""
+        path, self._path = self._path, None
+        if path is not None:
+            with suppress(StorageError):
+                fsops.remove_file(path)
+
+
+def _nothing() -> None:
+    """No mark was left."""
+
+
+def _let_begin(before: int, seconds: float, tell: Callable[[str], None]) -> None:
+    if seconds >= _TOLD_S:
+        they = "1 runner starts" if before == 1 else f"{before} runners start"
+        tell(f"{they} just before this one, which begins in {seconds:.0f} s")
+    time.sleep(seconds)
+
+
+def _come_at_random(within_s: float, tell: Callable[[str], None]) -> None:
+    seconds = random.uniform(0.0, within_s)
+    if seconds >= _TOLD_S:
+        tell(f"others may start at this moment: this runner begins in {seconds:.0f} s")
+    time.sleep(seconds)
 
 
 def _marks_before(spool: str, mark: str) -> int:

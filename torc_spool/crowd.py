@@ -11,9 +11,14 @@ import re
 from collections.abc import Collection, Mapping
 
 CALLS_PER_S = 2000  # of all runners of a workflow together, unless said otherwise
-BEGIN_CALLS = 85  # of a runner, from its start to the first looks while its first job runs
+BEGIN_CALLS = 75  # of a runner, from its start to the first looks while its first job runs
+MARK_CALLS = 3  # to leave a mark, and to list those of a crowd
+END_CALLS = 50  # to leave: what is left, in whose hands, and its own directories
+SHARE = 0.65  # of the budget, for those that begin or end; the rest is for those that are at work
+CROWD = 1000  # so many may come at one moment
+HANDFUL = 8  # so few are no crowd
 RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
-LOOK_CALLS = 15  # of an idle runner that looks whether there is something to do
+LOOK_CALLS = 45  # of an idle runner that looks whether there is something to do, and finds it
 LOOKED_AT = 8  # so many others one looks at closely, to say what they do
 WATCHED = 3  # so many others that live each runner watches
 
@@ -35,7 +40,17 @@ def rank(environ: Mapping[str, str]) -> int:
 
 def turn_s(before: int, calls_per_s: float) -> float:
     """How long a runner waits before it begins, where so many begin before it."""
-    return before * BEGIN_CALLS / calls_per_s
+    return before * BEGIN_CALLS / (SHARE * calls_per_s)
+
+
+def marking_s(calls_per_s: float) -> float:
+    """In how long a crowd that nobody has told of itself leaves its marks."""
+    return CROWD * MARK_CALLS / (SHARE * calls_per_s)
+
+
+def leaving_s(others: int, calls_per_s: float) -> float:
+    """How long a runner waits before it ends, where what it has learned a crowd of others learns as well."""
+    return 0.0 if others < HANDFUL else random.uniform(0.0, others * END_CALLS / (SHARE * calls_per_s))
 
 
 def least_pause_s(others: int, calls_per_s: float) -> float:

@@ -15,15 +15,38 @@ class Pace:
         self._interval = first
         self._since = clock()
         self.at = self._since + first
+        self._rests_until = self._since  # nothing is looked for before
 
     def due(self) -> bool:
         """Whether it is time to look. The look counts as made only after `slower` or `hurry`."""
-        return self._clock() >= self.at
+        return self._clock() >= self.next_at
 
     def now(self) -> None:
         """Look at once."""
         self._interval = self._first
         self.at = self._clock()
+
+    @property
+    def next_at(self) -> float:
+        """When it is time to look."""
+        return max(self.at, self._rests_until)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is nothing for which it rests."""
+        return self._clock() >= self._rests_until
+
+    def rest(self, seconds: float) -> bool:
+        """Look at nothing for so long, then at once. False where that is no time at all."""
+        if seconds > 0:
+            self._interval = self._first
+            self._rests_until = self.at = self._clock() + seconds
+        return seconds > 0
+
+    def soon(self) -> None:
+        """Look as soon as the floor allows."""
+        self._interval = self._first
+        self.at = self._clock() + self.least
 
     def hurry(self) -> None:
         """Something has happened: look again after the shortest interval, or when it was due anyway."""

@@ -84,8 +84,9 @@ class Prospects:
     def left(self, offer: Offer, mine: Actor | None) -> list[Left]:
         """The jobs without an outcome, and why; those that only wait for others come last."""
         names = {record.id: record.name for record in self._store.records()}
-        near = crowd.ring(self._around.holders, self._around.own)[: crowd.LOOKED_AT]
-        is_all = len(near) + 1 >= len(self._around.holders)
+        ring = crowd.ring(self._around.holders, self._around.own)
+        is_all = len(ring) <= crowd.LOOKED_AT
+        near = ring if is_all else ring[: crowd.WATCHED]
         snapshot = self._store.snapshot(owners=None if is_all else near)
         holding = {place.detail for place in snapshot.values() if place.status in (Status.PENDING, Status.RUNNING)}
         states = {name: owners.look(self._store, name, mine).state for name in holding if name}

@@ -7,7 +7,6 @@ One thread decides. It sleeps until a child exits, a signal or a file event come
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import random
 import time
@@ -32,6 +31,7 @@ from torc_spool.options import Options as Options
 from torc_spool.options import Result as Result
 from torc_spool.options import Stage
 from torc_spool.pace import Pace
+from torc_spool.refusals import Refusals
 from torc_spool.served import Served
 from torc_spool.serving import Serving
 from torc_spool.slots import Slots
@@ -41,7 +41,6 @@ from torc_spool.wakeup import Wakeup
 
 TROUBLES = 3  # so many times an idle runner tries again what the filesystem refuses
 TROUBLE_PAUSE_S = 5.0
-COMPLAINT_S = 60.0
 LOCAL_POLL_S = 60.0  # file events tell of most things
 NETWORK_POLL_S = 30.0  # they do not cross hosts
 SILENT_S = 90.0  # a busy runner asks Slurm only about those that have missed a heartbeat
@@ -59,10 +58,12 @@ class Runner:
         workflow_id: int | None = None,
         tell: Callable[[str], None] = lambda _line: None,
         progress: Callable[[Runner], None] = lambda _runner: None,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
         output = None if options.output_dir is None else naming.storable(os.path.abspath(options.output_dir))
         self.spool, self.options, self.workflow_id = spool, options._replace(output_dir=output), workflow_id
-        self._tell, self._progress = tell, progress
+        self._tell, self._progress, self._begun = tell, progress, begun
+        self._complain = Refusals(tell).tell
         self.name = actors.new_name()
         self._told = doctor.settings(spool.path, user=os.geteuid()) if mounts.is_network(spool.path) else None
         if self._told is not None and options.lease_s == lease.DEFAULT_S:
@@ -92,6 +93,9 @@ class Runner:
         )
         self._signals: list[int] = []
         self._fenced = self._leaving = False
+        self._is_new = True  # whether it has had no job yet, and has not looked again
+        self._is_told = False  # whether it has come to its end by what all others learn as well
+        self._has_let_go = False  # whether it has let others end before it then
         self._idle_since: float | None = None
         self._heartbeat_s = lease.heartbeat_s(self.options.lease_s)
         self._beat_at = 0.0
@@ -101,8 +105,6 @@ class Runner:
             self._slowest = NETWORK_POLL_S if self._told is None else self._told.poll_s
         self._wakeup: Wakeup | None = None
         self._troubles = 0  # turns in a row that the filesystem cut short
-        self._hold_off = -math.inf  # no claims before
-        self._complained: dict[str, float] = {}
         self._sick_shown: set[str] = set()  # whose notes of sick hosts have been told
 
     # -- the loop -------------------------------------------------------------------------------------------
@@ -117,6 +119,7 @@ class Runner:
             try:
                 self._begin()
                 while self._step():
+                    self._begun()
                     wakeup.wait(self._timeout())
             finally:
                 self._abandon()
@@ -155,11 +158,11 @@ class Runner:
             self._obey(changed)
             if self.executor.streak.is_long and self.ending.is_claiming:
                 self._look_into_failures()
-            if self.ending.is_claiming and time.monotonic() >= self._hold_off:
+            if self.ending.is_claiming and self._pace.is_open:
                 self._take_in_changes(changed)
                 self._fill()
             self._progress(self)
-            if self.ending.is_claiming and not self.executor.is_busy and time.monotonic() >= self._hold_off:
+            if self.ending.is_claiming and not self.executor.is_busy and self._pace.is_open:
                 go_on = self._idle()
                 self._troubles = 0
                 return go_on
@@ -170,7 +173,7 @@ class Runner:
         except StorageError as error:
             self._be_troubled(error)
         if self.executor.is_busy:
-            self._idle_since, self._troubles = None, 0
+            self._idle_since, self._troubles, self._is_new = None, 0, False
             if self._pace.due():
                 self._watch_or_wait(self._slowest)
             return self.ending.stage is not Stage.KILLING or self.executor.has_processes
@@ -205,25 +208,12 @@ class Runner:
         self._troubles += 1
         if self._troubles >= TROUBLES and not self.executor.is_busy:
             raise error
-        self._hold_off = time.monotonic() + TROUBLE_PAUSE_S
-
-    def _complain(self, text: str) -> None:
-        """Say what is wrong, but not over and over."""
-        now = time.monotonic()
-        if now >= self._complained.get(text, -math.inf) + COMPLAINT_S:
-            self._complained[text] = now
-            self._tell(f"{text}; trying again")
+        self._pace.rest(TROUBLE_PAUSE_S)
 
     def _timeout(self) -> float:
         now = time.monotonic()
-        at = min(
-            self._beat_at,
-            self._pace.at,
-            self._hold_off if self._hold_off > now else math.inf,
-            self.executor.next_at(),
-            self.ending.next_at(),
-        )
-        if self._idle_since is not None and self.options.wait_for_new_jobs_s:
+        at = min(self._beat_at, self._pace.next_at, self.executor.next_at(), self.ending.next_at())
+        if self._pace.is_open and self._idle_since is not None and self.options.wait_for_new_jobs_s:
             at = min(at, self._idle_since + self.options.wait_for_new_jobs_s)
         return max(0.0, min(at - now, 3600.0))
 
@@ -295,6 +285,7 @@ class Runner:
     def _obey_in(self, served: Served) -> None:
         cancels, stop = served.wishes()
         if cancels:
+            self._is_told = True
             self.executor.cancel(served, cancels)
         if stop and self.ending.is_claiming:
             self.ending.finish("asked to stop: finishing what runs, claiming nothing more")
@@ -344,6 +335,10 @@ class Runner:
     def _idle(self) -> bool:
         """Nothing runs here and nothing was claimed. True to wait on, False when the runner is through."""
         assert self._wakeup is not None
+        if self._is_new:  # in a crowd it need not see at once again what it has just seen
+            self._is_new = False
+            if self._pace.rest(self.served.least_pause_s()):
+                return True
         for served in self.served:
             if self._look_again(served):
                 self._pace.now()
@@ -352,6 +347,10 @@ class Runner:
         now = time.monotonic()
         self._idle_since = now if self._idle_since is None else self._idle_since
         is_over = not waiting and now >= self._idle_since + self.options.wait_for_new_jobs_s
+        if is_over and self._is_told and not self._has_let_go:
+            self._has_let_go = True
+            if self._pace.rest(self.served.leaving_s()):
+                return True
         if is_over or self._leaving:
             self._leaving = True
             if self.served.actions.leave(stopped=False, within_s=0.0):
@@ -359,6 +358,7 @@ class Runner:
             for served in self.served:
                 self.served.conclude(served, self.slots.offer(self.ending.seconds_left()))
             return False
+        self._is_told, self._has_let_go = True, False
         self._watch_or_wait(AWAIT_POLL_S if waiting else self._slowest)
         return True
 
@@ -369,12 +369,12 @@ class Runner:
         directories += self.served.actions.watched()
         if self.workflow_id is None:
             directories.append(self.spool.path)
+        self._pace.least = self.served.least_pause_s()
         if self._wakeup.watch(directories):
-            self._pace.now()  # something may have come before the watch was there
+            self._pace.soon()  # something may have come before the watch was there
             for served in self.served:
                 served.stale = True
         else:
-            self._pace.least = sum(served.least_pause_s() for served in self.served)
             self._pace.slower(longest)
 
     def _look_again(self, served: Served) -> bool:

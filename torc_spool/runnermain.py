@@ -23,10 +23,14 @@ def main(given: str) -> int:
     request = json.loads(given)
     try:
         spool = Spool(request["spool"], allow_shared=request["allow_shared"])
-        arrival.await_turn(spool.path, doctor.budget(spool.path, None), tell=_say)
-        options = _options(_settings(spool, request["workflow_id"]), **request["options"])
-        runner = Runner(spool, options, workflow_id=request["workflow_id"], tell=_say)
-        result = runner.run()
+        budget = doctor.budget(spool.path, None)
+        begun = arrival.await_turn(spool.path, budget, is_watched=os.isatty(2), tell=_say)
+        try:
+            options = _options(_settings(spool, request["workflow_id"]), **request["options"])
+            runner = Runner(spool, options, workflow_id=request["workflow_id"], tell=_say, begun=begun)
+            result = runner.run()
+        finally:
+            begun()
     except TorcSpoolError as error:
         _report({"error": type(error).__name__, "message": str(error), "facts": vars(error)})
         return error.exit_code

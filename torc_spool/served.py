@@ -151,6 +151,10 @@ class Served:
         """How long an idle runner leaves the filesystem alone, at least."""
         return crowd.least_pause_s(self.others, self._calls_per_s)
 
+    def leaving_s(self) -> float:
+        """How long a runner waits before it leaves where all others may leave as well."""
+        return crowd.leaving_s(self.others, self._calls_per_s)
+
     def add(self, released: Iterable[Entry]) -> None:
         """Jobs that this runner itself made ready."""
         mine = None if self._directories is None else set(self._directories)

@@ -56,6 +56,14 @@ class Serving:
     def __len__(self) -> int:
         return len(self._served)
 
+    def least_pause_s(self) -> float:
+        """How long an idle runner leaves the filesystem alone, at least."""
+        return sum(served.least_pause_s() for served in self)
+
+    def leaving_s(self) -> float:
+        """How long a runner waits before it leaves where all others may leave as well."""
+        return sum(served.leaving_s() for served in self)
+
     def prepare(self) -> None:
         """A runner that waits for jobs may be there before the first submit."""
         submission.prepare_root(self._spool.path, shared=self._spool.allow_shared)

@@ -95,9 +95,9 @@ def simulate(scene: Scene, directory: str) -> Figures:
 def _runner(spool: str, scene: Scene, workflow: int, number: int) -> Callable[[Process], None]:
     def live(process: Process) -> None:
         environ = {"SLURM_PROCID": str(number)} if scene.step else {}
-        await_turn(spool, lambda: scene.calls_per_s, environ=environ)
+        begun = await_turn(spool, lambda: scene.calls_per_s, environ=environ, is_watched=False)
         options = Options(Capacity(scene.slots, 1 << 20), calls_per_s=scene.calls_per_s)
-        runner = Runner(Spool(spool), options, workflow_id=workflow)
+        runner = Runner(Spool(spool), options, workflow_id=workflow, begun=begun)
         original = runner.executor.turn
 
         def turn() -> bool:
