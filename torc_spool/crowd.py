@@ -17,6 +17,7 @@ END_CALLS = 50  # to leave: what is left, in whose hands, and its own directorie
 SHARE = 0.65  # of the budget, for those that begin or end; the rest is for those that are at work
 CROWD = 1000  # so many may come at one moment
 HANDFUL = 8  # so few are no crowd
+MARKING_S = 5.0  # no longer does one that may be alone wait for a crowd
 RUNNER_VARIABLE = "TORC_RUNNER"  # in the environment of every process of a job
 LOOK_CALLS = 45  # of an idle runner that looks whether there is something to do, and finds it
 LOOKED_AT = 8  # so many others one looks at closely, to say what they do
@@ -45,7 +46,7 @@ def turn_s(before: int, calls_per_s: float) -> float:
 
 def marking_s(calls_per_s: float) -> float:
     """In how long a crowd that nobody has told of itself leaves its marks."""
-    return CROWD * MARK_CALLS / (SHARE * calls_per_s)
+    return min(MARKING_S, CROWD * MARK_CALLS / (SHARE * calls_per_s))
 
 
 def leaving_s(others: int, calls_per_s: float) -> float:
