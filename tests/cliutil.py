@@ -339,6 +339,10 @@ class Lab:
         (record,) = [record for record in store.records() if record.name == name]
         return report.job(store, record)
 
+    def pid(self, name: str) -> int:
+        """Of a job that runs: the journal has its process only a moment after it has begun."""
+        return wait_until(lambda: self.job(name)["pid"], f"{name} is in the journal")
+
     def states(self, workflow: int = 1) -> dict[str, str]:
         return {name: row["status"] for name, row in self.jobs(workflow).items()}
 

@@ -79,7 +79,7 @@ def test_jobs_of_a_dead_runner_are_canceled_too(lab: Lab) -> None:
     lab.submit(gate.wait)
     runner = lab.start("run", 1)
     gate.await_jobs("j1")
-    pid = lab.job("j1")["pid"]
+    pid = lab.pid("j1")
     runner.kill()
     lab.torc("cancel", 1)
     assert lab.states() == {"j1": "canceled"}
@@ -282,7 +282,7 @@ def test_a_workflow_is_not_deleted_while_runners_live_unless_forced(lab: Lab) ->
     lab.submit(gate.wait)
     runner = lab.start("run", 1)
     gate.await_jobs("j1")
-    name, pid = lab.runner(), lab.job("j1")["pid"]
+    name, pid = lab.runner(), lab.pid("j1")
     refused = lab.torc("delete", 1, code=2).sentence()
     assert name in refused
     assert "--force" in refused

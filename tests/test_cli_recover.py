@@ -30,14 +30,10 @@ class Wreck:
         self.gate.await_jobs("j1", "j2")
         self.runner = lab.runner()
         self.record = lab.root() / "runners" / self.runner / "runner.json"
-        self.pids = [self._pid(name) for name in ("j1", "j2")]
+        self.pids = [lab.pid(name) for name in ("j1", "j2")]
         self.pids += [pid_in(lab.base / f"{name}.1") for name in ("j1", "j2")]
         self.process.kill()
         assert not any(map(gone, self.pids))
-
-    def _pid(self, name: str) -> int:
-        """The journal has a process only a moment after it has begun."""
-        return wait_until(lambda: self.lab.job(name)["pid"], f"{name} is in the journal")
 
     def forge(self, **fields: Any) -> None:
         """Say something else about who the runner is."""
@@ -216,7 +212,7 @@ def test_a_process_of_this_host_that_goes_on_is_not_dead_by_its_silence_and_a_st
     lab.submit(f"test $TORC_ATTEMPT_ID -gt 1 || {{ {gate.wait}; }}", f"true; {gate.only_wait}")
     runner = lab.start("run", 1, "-p", 1)
     gate.await_jobs("j1")
-    name, pid = lab.runner(), lab.job("j1")["pid"]
+    name, pid = lab.runner(), lab.pid("j1")
     os.utime(lab.root() / "runners" / name / "heartbeat", (0, 0))
     assert "no runner is known to be dead" in lab.torc("recover", 1).stderr
     assert lab.torc("status", 1, "-f", "json").json["runners"][0]["state"] == "silent"
@@ -262,8 +258,8 @@ def test_a_runner_that_was_declared_dead_and_wakes_up_records_nothing(lab: Lab) 
     lab.submit(f"echo $TORC_ATTEMPT_ID; test $TORC_ATTEMPT_ID -gt 1 || {{ {gate.wait}; }}", f"true; {gate.only_wait}")
     frozen = lab.start("run", 1, "-p", 1)
     gate.await_jobs("j1")
+    name, pid = lab.runner(), lab.pid("j1")
     frozen.signal(signal.SIGSTOP)
-    name, pid = lab.runner(), lab.job("j1")["pid"]
     lab.torc("recover", 1, "--dead", name)
     assert gone(pid)
     gate.open()

@@ -30,6 +30,7 @@ def test_a_job_gets_its_directory_its_environment_and_nothing_else(lab: Lab) -> 
         elsewhere.mkdir()
         runner = lab.start("run", 1, cwd=elsewhere, env={"MINE": "1"}, pass_fds=[leaked.fileno()])
     gate.await_jobs("here")
+    lab.pid("a b/ä")
     row = lab.job("a b/ä")
     # the output goes from the job to its file, and not through the runner
     assert os.readlink(f"/proc/{row['pid']}/fd/1") == row["stdout"]

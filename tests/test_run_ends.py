@@ -285,7 +285,7 @@ def test_a_runner_that_waits_takes_over_from_one_that_dies(lab: Lab) -> None:
     gate.await_jobs("first")
     waiter = lab.start("run", 1)
     wait_until(lambda: len(lab.ls("pending")) == 2, "the second runner is there")
-    pid = lab.job("first")["pid"]
+    pid = lab.pid("first")
     holder.kill()
     lab.await_states(first="running")
     wait_until(lambda: lab.jobs()["first"]["attempt"] == 2, "the other one has taken over")
