@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,17 @@ def test_a_filesystem_without_locks_is_found_out(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(filelock, "lock_descriptor", refuse)
     assert probes.alone(str(tmp_path), 2).lock_excludes is None
+
+
+def test_locks_whose_calls_do_not_come_back_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on NFS 3, where the server's lockd cannot be reached."""
+    import filelock
+
+    answers = threading.Event()
+    monkeypatch.setattr(filelock, "lock_descriptor", lambda _descriptor, *, blocking: answers.wait(60))
+    monkeypatch.setattr(probes, "LOCK_S", 0.05)
+    assert probes.alone(str(tmp_path), 2).lock_excludes is None
+    answers.set()
 
 
 def test_a_name_that_others_never_see_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

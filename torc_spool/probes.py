@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from torc_spool.wakeup import Wakeup
 RACES = 20  # each time
 ROUNDS = 5
 PATIENCE_S = 120.0  # for the next word of a peer
+LOCK_S = 15.0  # for a lock that does not wait
 GATHERING_S = 600.0  # for the peers to come
 SIGHT_S = 90.0  # for a name in a listing; shorter than what a peer waits for the word of another
 EVENT_S = 3.0
@@ -319,16 +321,36 @@ def _lock(meeting: Meeting) -> bool | None:
     if meeting.index == 0:
         fsops.create(path)
     meeting.say("lock-made")
-    descriptor = fsops.open_lock(path)
-    held = _try_lock(descriptor) if meeting.index == 0 else None
+    lock = _Lock(fsops.open_lock(path))
+    held = lock.acquire() if meeting.index == 0 else None
     first = meeting.say("lock-held", held)[0]
-    tried = _try_lock(descriptor) if meeting.index > 0 else None
+    tried = lock.acquire() if meeting.index > 0 else None
     others = meeting.say("lock-tried", tried)[1:]
-    if descriptor is not None:
-        fsops.close(descriptor, path)
+    lock.close(path)
     if first is not True:
         return None
     return not any(others)
+
+
+class _Lock:
+    """Tried by another thread: on NFS 3 no call comes back while the server's lockd cannot be reached."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def acquire(self) -> bool | None:
+        """None where there are no locks, or the call does not come back; then the descriptor is the thread's."""
+        said: list[bool | None] = []
+        thread = threading.Thread(target=lambda: said.append(_try_lock(self._descriptor)), daemon=True)
+        thread.start()
+        thread.join(LOCK_S)
+        if not said:
+            self._descriptor = None
+        return said[0] if said else None
+
+    def close(self, path: str) -> None:
+        if self._descriptor is not None:
+            fsops.close(self._descriptor, path)
 
 
 def _try_lock(descriptor: int | None) -> bool | None:
