@@ -371,16 +371,18 @@ class Store:
         return self._decode_record(lines[job - 1], Job)
 
     def ledger(self) -> Ledger:
-        """The dependency graph, without outcomes."""
-        return Ledger(
-            Link(
-                record.id,
-                record.depends_on,
-                record.cancel_on_blocking_job_failure,
-                record.scheduler,
-            )
-            for record in (self._decode_record(line, _LinkRecord) for line in self._record_lines())
-        )
+        """The dependency graph, without outcomes. Raises NotFound, DamagedFile."""
+        return Ledger(self._links())
+
+    def _links(self) -> Iterator[Link]:
+        lines, count = self._record_lines(), self.workflow.num_jobs
+        for number, line in enumerate(lines, 1):
+            record = self._decode_record(line, _LinkRecord)
+            if record.id != number or not all(1 <= awaited <= count for awaited in record.depends_on):
+                raise DamagedFile(self.layout.jobs_file, f"says something else than job {number} in line {number}")
+            yield Link(record.id, record.depends_on, record.cancel_on_blocking_job_failure, record.scheduler)
+        if len(lines) != count:
+            raise DamagedFile(self.layout.jobs_file, f"holds {len(lines)} of {count} jobs")
 
     def _record_lines(self) -> list[bytes]:
         content = fsops.read(self.layout.jobs_file)
