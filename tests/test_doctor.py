@@ -292,6 +292,16 @@ def test_a_doctor_that_is_ended_leaves_nothing(lab: Lab) -> None:
     assert list(lab.cwd.glob(".doctor*")) == []
 
 
+def test_a_meeting_that_is_broken_off_is_gone_at_once_whatever_a_peer_still_makes_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = probes.Meeting.join(str(tmp_path), "word", 1)
+    monkeypatch.setattr(fsops, "remove_tree", lambda path: None)  # as one that finds new files each time
+    meeting.remove()
+    with pytest.raises(NotFound, match="a peer has broken the meeting off"):
+        meeting.say("anything")
+
+
 def test_a_peer_that_does_not_come_is_missed(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="other peers did not come"):
         probes.together(str(tmp_path), "word", 2, patience_s=0.05)

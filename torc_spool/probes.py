@@ -98,9 +98,11 @@ class Meeting:
         self.remove()
 
     def remove(self) -> None:
-        """Break it off: whoever comes too late finds nothing."""
+        """Break it off: whoever comes too late finds nothing. It is gone at once, whatever a peer still makes in it."""
+        gone = f"{self.path}-{os.urandom(4).hex()}"
         with contextlib.suppress(StorageError):
-            fsops.remove_tree(self.path)
+            if fsops.rename_directory(self.path, gone):
+                fsops.remove_tree(gone)
 
     def _await(self, directory: str, arrived: Callable[[set[str]], bool], patience_s: float) -> set[str]:
         """The names in a directory, once they are as wanted. Raises NotFound when they are not in time."""
