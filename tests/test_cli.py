@@ -95,11 +95,9 @@ def test_a_submit_killed_at_any_moment_leaves_nothing_to_see_and_is_swept(lab: L
 
     wait_until(lambda: staged() or not submit.alive, "the submit has begun")
     submit.kill()
-    if submit.process.returncode == 0:
-        pytest.skip("the submit was faster than its killer")
-    if workflows(lab):  # X2
+    if submit.process.returncode == 0 or workflows(lab):  # faster than its killer, or but for its word: X2
         assert len(lab.ls("ready/any", 1)) == 2000
-        pytest.skip("the submit was through but for its word")
+        return
     if lab.torc("workflows", "list", "-f", "json").json:
         pytest.fail("half a workflow is shown")
     lab.spec("true")
